@@ -1,0 +1,387 @@
+"""Apply: from another writer's entry to documents and rows, in one transaction.
+
+Apply comes after drain under the same write lock: nothing is captured that is not in a document, so no context ever
+claims to have seen what the person had not. A row is overwritten only if its hashes equal its document's; a row that
+differs (a change that no trigger saw) is captured and drained first. Rows without conflicts move in batches; the few
+others go through `contested`, one at a time.
+
+Invariants:
+ A1  after an entry, every touched row equals the showing versions of its document, and its hashes are its document's;
+ A2  a value that stops showing without having been seen by the entry's author is kept among the losing versions;
+ A3  what triggers captured while applying is removed again in the same transaction (no echo).
+"""
+
+import math
+import re
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from crdtlog import clock, document
+from crdtlog.catalog import Tracked
+from crdtlog.connection import Row, execute_rows, fetch
+from crdtlog.contested import Author, Contested, Work, same, stored_compact
+from crdtlog.document import BIRTH, Version, Write, slots_in
+from crdtlog.entry import DELETE, INSERT, Entry, Section, decode_data
+from crdtlog.errors import EntryRefused, Malformed, TablePaused
+from crdtlog.rows import (
+    Layout,
+    document_values,
+    insert_document_sql,
+    joined_sql,
+    update_document_sql,
+)
+from crdtlog.state import State
+from crdtlog.values import HASH_BYTES, Key, Value, hash_rows, normal_key
+
+
+class CaptureFirst(Exception):
+    """Rows differ from their documents although nothing is captured: they must be drained before this entry."""
+
+    def __init__(self, tracked: Tracked, keys: list[Key], odd: bool) -> None:
+        super().__init__(tracked.name)
+        self.tracked = tracked
+        self.keys = keys
+        self.odd = odd
+
+
+def author_of(state: State, item: Entry) -> Author:
+    """Who wrote an entry, and the context that it carries together with its log's earlier entries."""
+    writer = state.log.writer(item.writer)
+    context = dict(writer.context)
+    context.update((named.writer, named.seq) for named in item.context)
+    seen = {other.number: context.get(other.id, 0) for other in state.log.writers.values()}
+    seen[writer.number] = item.seq - 1
+
+    def covered(version: Version) -> bool:
+        return seen.get(version.writer, 0) >= version.seq
+
+    return Author(writer.number, item.seq, covered)
+
+
+def apply_data(state: State, item: Entry) -> tuple[int, dict[str, list[int]]]:
+    """Merge a data entry into documents and rows; returns its rows, and counts by table for people.
+
+    Raises `Malformed`, `EntryRefused`, `TablePaused`, or signals `CaptureFirst`; the caller undoes what was begun.
+    """
+    payload = decode_data(item.payload(), item.first_stamp, item.last_stamp)
+    author = author_of(state, item)
+    counts: dict[str, list[int]] = {}
+    touched: dict[int, Tracked] = {}
+    for section in payload.sections:
+        tracked = _check_section(state, section)
+        touched[tracked.number] = tracked
+        try:
+            _Applier(state, tracked, section, author, payload.odd).run()
+        except (sqlite3.IntegrityError, sqlite3.DataError) as error:
+            raise EntryRefused(
+                f"entry {item.seq} of writer {item.writer.hex()[:12]} cannot stand in table {tracked.name}: {error}"
+            ) from error
+        counts.setdefault(tracked.name, [0, 0, 0])[section.operation] += section.rows
+    for tracked in touched.values():
+        state.connection.execute(f"DELETE FROM {tracked.capture_name}")
+    return sum(section.rows for section in payload.sections), counts
+
+
+def _check_section(state: State, section: Section) -> Tracked:
+    tracked = state.tables.get(section.table)
+    if tracked is None:
+        raise EntryRefused("an entry changes a table that is not tracked here")
+    if tracked.paused:
+        raise TablePaused(f"table {tracked.name} is paused: {tracked.paused}")
+    if len(section.keys) != len(tracked.keys):
+        raise Malformed(f"a key of {tracked.name} has {len(tracked.keys)} columns")
+    if section.operation != DELETE and not set(section.slots) <= set(tracked.cell_slots):
+        raise Malformed(f"an entry names columns that {tracked.name} does not have")
+    if section.operation == INSERT and set(section.slots) != set(tracked.cell_slots):
+        raise Malformed(f"an insert into {tracked.name} must name every column")
+    if tracked.respelled or len(tracked.keys) > 1 or tracked.collations != ["BINARY"]:
+        normal = {normal_key(section.key(row), tracked.collations) for row in range(section.rows)}
+    else:
+        normal = {(value,) for value in section.keys[0]}
+    if len(normal) != section.rows:
+        raise Malformed("a section names a row twice")
+    return tracked
+
+
+class _Step(NamedTuple):
+    """What one write does to all documents that are alike: the document afterwards, and where values move."""
+
+    compact: tuple[int, int, int, int]
+    strata: bytes | None
+    contested: bool
+    dies: bool
+    taken: tuple[int, ...]
+    #: for each slot taken: the section's column, and where its hash stands in the row's
+    splice: list[tuple[int, int]]
+    pushed: list[tuple[int, Version]]
+    lost: list[int]
+
+
+class _Applier(Work):
+    """One section of one entry, most of its rows at once."""
+
+    def run(self) -> None:
+        """Apply the section."""
+        rows = self._stored()
+        if not rows:
+            self._insert_fresh(list(range(self.section.rows)))
+        else:
+            known = {row[self.layout.at] for row in rows}
+            self._insert_fresh([row for row in range(self.section.rows) if row not in known])
+            self._merge(rows)
+        self._flush()
+        if self._may_convert():
+            self._rehash()
+
+    # --- what is here ---------------------------------------------------------------------------------------------
+
+    def _stored(self) -> list[Row]:
+        """The section's rows that have a row or a document here, in the layout of `joined_sql`; `at` is their index."""
+        tracked, connection = self.tracked, self.connection
+        empty = all(
+            connection.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone() is None
+            for name in (tracked.rows_name, f"main.{tracked.quoted}")
+        )
+        if empty and not self._suspicious:
+            return []
+        inbox = f"temp.crdtlog__inbox_{tracked.number}"
+        connection.execute(
+            f"CREATE TEMP TABLE IF NOT EXISTS {inbox[5:]} (i INTEGER PRIMARY KEY, {tracked.key_declarations})"
+        )
+        connection.execute(f"DELETE FROM {inbox}")
+        marks = ", ".join("?" * (len(tracked.marks) + 1))
+        keys = zip(range(self.section.rows), *self.section.keys, strict=True)
+        execute_rows(connection, f"INSERT INTO {inbox} VALUES ({marks})", keys, odd=self.odd)
+        if empty:
+            return []
+        source = f"SELECT {', '.join(tracked.marks)}, i AS at FROM {inbox}"
+        sql = joined_sql(tracked, source) + f" WHERE r.w IS NOT NULL OR t.{tracked.key_names[0]} IS NOT NULL"
+        rows, odd = fetch(connection, sql)
+        self.odd = self.odd or odd
+        return rows
+
+    def _insert_hashes(self, row: int) -> bytes:
+        order = {slot: index for index, slot in enumerate(self.section.slots)}
+        return b"".join(self.hash_columns[order[slot]][row] for slot in self.tracked.cell_slots)
+
+    # --- rows nobody has here -------------------------------------------------------------------------------------
+
+    def _insert_fresh(self, rows: list[int]) -> None:
+        if not rows:
+            return
+        section, tracked = self.section, self.tracked
+        if section.operation != INSERT:
+            raise EntryRefused(f"entry {self.author.seq} changes a row of {tracked.name} that never was")
+        order = {slot: index for index, slot in enumerate(section.slots)}
+        cells = [section.cells[order[slot]] for slot in tracked.cell_slots]
+        digests = [self.hash_columns[order[slot]] for slot in tracked.cell_slots]
+        everything = [*cells] if tracked.respelled else [*section.keys, *cells]
+        hashes = list(map(b"".join, zip(*digests, strict=True))) if digests else [b""] * section.rows
+        if len(rows) == section.rows:
+            self.out.inserts = list(zip(*everything, strict=True))
+        else:
+            self.out.inserts = [tuple(column[row] for column in everything) for row in rows]
+        writer, seq = self.author.writer, self.author.seq
+        stamps = [clock.to_sql(value) for value in section.stamps]
+        picked: Iterable[Row] = zip(*section.keys, stamps, hashes, strict=True)
+        if len(rows) < section.rows:
+            wanted = set(rows)
+            picked = (row for index, row in enumerate(picked) if index in wanted)
+        self.out.documents = [(*key, writer, seq, at, 0, 0, None, digest) for *key, at, digest in picked]
+
+    # --- rows that are here ---------------------------------------------------------------------------------------
+
+    def _merge(self, rows: list[Row]) -> None:
+        """Merge into rows that are here. Signals `CaptureFirst` for changes that no trigger saw (A2)."""
+        layout, section, out = self.layout, self.section, self.out
+        columns = list(zip(*rows, strict=True))
+        keys: list[Key] = list(zip(*columns[: layout.at], strict=True))
+        indexes: Row = columns[layout.at]
+        digests = hash_rows(columns[layout.cells], len(rows), self.state.seed)
+        *compact_columns, losers_before, strata, hashes_before = columns[layout.cells.stop :]
+        compacts: list[Row] = list(zip(*compact_columns, strict=True))
+        names = zip(compacts, strata, [section.stamps[index] for index in indexes], strict=True)
+        known: dict[tuple[Row, bytes | None, int], _Step] = {}
+        changed: list[tuple[object, ...]] = []
+        contested: list[tuple[int, Row]] = []
+        unseen: list[Key] = []
+        for at, (name, key, index, present, digest, before, losers) in enumerate(
+            zip(
+                names,
+                keys,
+                indexes,
+                columns[layout.present],
+                digests,
+                hashes_before,
+                losers_before,
+                strict=True,
+            )
+        ):
+            if name[0][0] is None:
+                if section.operation == INSERT and self._insert_hashes(index) == digest:
+                    self._adopt(index, key, digest)
+                else:
+                    unseen.append(key)
+                continue
+            if present == name[0][3] or (present and digest != before):
+                unseen.append(key)
+                continue
+            step = None
+            if not losers:
+                step = known.get(name)
+                if step is None:
+                    step = known[name] = self._step(*name)
+            if step is None or step.contested:
+                contested.append((index, rows[at]))
+                continue
+            if step.dies:
+                out.deletes.append(key)
+                changed.append((*step.compact, 0, step.strata, None, *key))
+                continue
+            if step.taken:
+                for column, place in step.splice:
+                    digest = digest[:place] + self.hash_columns[column][index] + digest[place + HASH_BYTES :]
+                values = [section.cells[column][index] for column, _ in step.splice]
+                out.updates.setdefault(step.taken, []).append((*values, *key))
+            kept = (
+                self._keep_losers(index, key, rows[at][layout.cells], step) if step.pushed or step.lost else 0
+            )
+            changed.append((*step.compact, kept, step.strata, digest, *key))
+        if unseen:
+            raise CaptureFirst(self.tracked, unseen, self.odd)
+        changed += [Contested(self, index, row).settle() for index, row in contested]
+        if changed:
+            execute_rows(self.connection, update_document_sql(self.tracked), changed, odd=self.odd)
+
+    def _step(self, stored: Row, strata: bytes | None, stamp: int) -> "_Step":
+        """What the section's write does to a document without losing versions."""
+        write = Write(Version(stamp, self.author.writer, self.author.seq), self.bits, self.alive)
+        merged = document.merge_plain(
+            stored_compact(stored, strata), write, self.every, self.author.covered, self.rank
+        )
+        columns = [(i, slot) for i, slot in enumerate(self.section.slots) if merged.taken >> slot & 1]
+        return _Step(
+            document_values(merged.compact),
+            merged.compact.strata or None,
+            not merged.was_alive or merged.unseen_alive,
+            merged.was_alive and not merged.alive,
+            tuple(slot for _, slot in columns),
+            [(i, self.cell_index[slot] * HASH_BYTES) for i, slot in columns],
+            [
+                (slot, version)
+                for bits, version in merged.pushed
+                for slot in slots_in(bits, self.tracked.slots)
+            ],
+            slots_in(merged.lost, self.tracked.slots),
+        )
+
+    def _adopt(self, index: int, key: Key, digest: bytes) -> None:
+        """A row that was here before its table was, equal to the one that arrives: only its document is missing."""
+        at = clock.to_sql(self.section.stamps[index])
+        self.out.documents.append((*key, self.author.writer, self.author.seq, at, 0, 0, None, digest))
+
+    def _keep_losers(self, index: int, key: Key, cells: Row, step: "_Step") -> int:
+        section, position = self.section, self.section_index
+        for slot, version in step.pushed:
+            if slot == BIRTH:
+                self.keep(key, slot, version, None, True)
+                continue
+            old = cells[self.cell_index[slot]]
+            self.keep(key, slot, version, old, same(old, section.cells[position[slot]][index]))
+        for slot in step.lost:
+            own = Version(section.stamps[index], self.author.writer, self.author.seq)
+            if slot == BIRTH:
+                self.keep(key, slot, own, None, True)
+                continue
+            value = section.cells[position[slot]][index]
+            self.keep(key, slot, own, value, same(value, cells[self.cell_index[slot]]))
+        return len(step.pushed) + len(step.lost)
+
+    # --- writing --------------------------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        tracked, out, odd = self.tracked, self.out, self.odd
+        if out.deletes:
+            execute_rows(
+                self.connection,
+                f"DELETE FROM main.{tracked.quoted} WHERE {tracked.where_key}",
+                out.deletes,
+                odd=odd,
+            )
+        if out.inserts:
+            names = tracked.cell_names if tracked.respelled else [*tracked.key_names, *tracked.cell_names]
+            marks = ", ".join("?" * len(names))
+            sql = f"INSERT INTO main.{tracked.quoted} ({', '.join(names)}) VALUES ({marks})"
+            execute_rows(self.connection, sql, out.inserts, odd=odd)
+        for slots, rows in out.updates.items():
+            names = [tracked.cell_names[self.cell_index[slot]] for slot in slots]
+            assignments = ", ".join(f"{name} = ?" for name in names)
+            sql = f"UPDATE main.{tracked.quoted} SET {assignments} WHERE {tracked.where_key}"
+            execute_rows(self.connection, sql, rows, odd=odd)
+        if out.documents:
+            execute_rows(self.connection, insert_document_sql(tracked), out.documents, odd=odd)
+        if out.losers:
+            sql = "INSERT OR REPLACE INTO crdtlog__loser VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+            execute_rows(self.connection, sql, out.losers, odd=odd)
+
+    # --- values that a column's affinity would change --------------------------------------------------------------
+
+    @property
+    def _suspicious(self) -> bool:
+        return any(
+            _converts(column, self.tracked.affinities[self.cell_index[slot]])
+            for slot, column in zip(self.section.slots, self.section.cells, strict=True)
+        )
+
+    def _may_convert(self) -> bool:
+        return self.section.operation != DELETE and self._suspicious
+
+    def _rehash(self) -> None:
+        """Read back what SQLite made of the values, and store the hashes of that (A1)."""
+        tracked = self.tracked
+        source = f"SELECT {', '.join(tracked.marks)}, i AS at FROM temp.crdtlog__inbox_{tracked.number}"
+        rows, odd = fetch(self.connection, joined_sql(tracked, source))
+        layout = Layout.of(tracked)
+        rows = [row for row in rows if row[layout.present]]
+        if not rows:
+            return
+        columns = list(zip(*rows, strict=True))
+        digests = hash_rows(columns[layout.cells], len(rows), self.state.seed)
+        sql = f"UPDATE {tracked.rows_name} SET hashes = ? WHERE {tracked.where_document}"
+        changed = [
+            (digest, *row[: layout.at])
+            for row, digest in zip(rows, digests, strict=True)
+            if digest != row[-1]
+        ]
+        execute_rows(self.connection, sql, changed, odd=odd)
+
+
+_NUMERIC_TEXT = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
+
+
+def _converts(column: Sequence[Value], affinity: str) -> bool:
+    """Whether storing these values in a column of that affinity could change one of them."""
+    kinds = set(map(type, column))
+    match affinity:
+        case "TEXT":
+            return bool(kinds & {int, float})
+        case "REAL":
+            return (
+                int in kinds
+                or (str in kinds and _any_numeric(column))
+                or (float in kinds and _any_minus_zero(column))
+            )
+        case "INTEGER" | "NUMERIC":
+            whole = float in kinds and any(type(value) is float and value.is_integer() for value in column)
+            return whole or (str in kinds and _any_numeric(column))
+        case _:
+            return False
+
+
+def _any_numeric(column: Sequence[Value]) -> bool:
+    return any(_NUMERIC_TEXT.fullmatch(value) is not None for value in column if isinstance(value, str))
+
+
+def _any_minus_zero(column: Sequence[Value]) -> bool:
+    return 0.0 in column and any(type(v) is float and v == 0.0 and math.copysign(1, v) < 0 for v in column)

@@ -1,0 +1,295 @@
+"""What changed: rows compared with their documents by hashes, and written as one entry and into the documents.
+
+Works on batches of rows already read, inside the caller's transaction; knows nothing of captures or backlogs. Rows that
+changed alike become one section of the entry, column by column.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from crdtlog import clock, document
+from crdtlog.catalog import Tracked
+from crdtlog.connection import Row, execute_rows
+from crdtlog.document import Compact, Version, Write
+from crdtlog.entry import DELETE, INSERT, UPDATE, Section, encode_data
+from crdtlog.rows import (
+    DOCUMENT_COLUMNS,
+    Layout,
+    document_values,
+    drop_losers,
+    insert_document_sql,
+    update_document_sql,
+)
+from crdtlog.state import State
+from crdtlog.values import HASH_BYTES, Value, hash_rows
+
+
+class Batch(NamedTuple):
+    """Rows of one table joined with their documents (whose columns are left out when none has one); see `Layout`."""
+
+    tracked: Tracked
+    rows: list[Row]
+    odd: bool
+    full: bool
+
+
+@dataclass
+class _Plan:
+    """Sections of the entry to be written; the documents follow once its sequence number is known."""
+
+    sections: list[Section] = field(default_factory=list)
+    writes: list[Callable[[Version], None]] = field(default_factory=list)
+
+
+class _Columns:
+    """A batch as columns, by name."""
+
+    def __init__(self, batch: Batch) -> None:
+        layout = Layout.of(batch.tracked)
+        columns = list(zip(*batch.rows, strict=True))
+        self.key = columns[: layout.at]
+        self.at = columns[layout.at]
+        self.present = columns[layout.present]
+        self.cells = columns[layout.cells]
+        documents = columns[layout.cells.stop :] or [(None,) * len(batch.rows)] * len(DOCUMENT_COLUMNS)
+        self.writer, self.seq, self.stamp, self.dead, self.losers, self.strata, self.hashes = documents
+
+    def compact(self, row: int) -> Compact:
+        """The stored document of a row."""
+        return Compact(
+            self.writer[row],
+            self.seq[row],
+            clock.from_sql(self.stamp[row]),
+            bool(self.dead[row]),
+            self.strata[row] or b"",
+        )
+
+
+def write_changes(state: State, batches: list[Batch], floor: int) -> int:
+    """Write what differs as one entry and into the documents; returns the number of changed rows.
+
+    `floor` is a stamp that none of these rows has had in this log: all new stamps are above it.
+
+    Invariant: afterwards every row of the batches has exactly the hashes of its document, and no row whose hashes were
+    equal before was written (an equal rewrite is no change).
+    """
+    own = state.writer
+    now = state.now_ms()
+    plans = [_plan(state, batch, floor, now) for batch in batches if batch.rows]
+    sections = [section for plan in plans for section in plan.sections]
+    if not sections:
+        return 0
+    first = min(min(section.stamps) for section in sections)
+    last = max(max(section.stamps) for section in sections)
+    rows = sum(section.rows for section in sections)
+    raw = encode_data(sections, first)
+    state.append_own("data", raw, stamps=(first, last), rows=rows, summary=_summary(state, sections))
+    dot = Version(0, own.number, own.seq)
+    for plan in plans:
+        for write in plan.writes:
+            write(dot)
+    return rows
+
+
+def _summary(state: State, sections: list[Section]) -> str:
+    counts: dict[str, list[int]] = {}
+    for section in sections:
+        counts.setdefault(state.tables[section.table].name, [0, 0, 0])[section.operation] += section.rows
+    return summarise(counts)
+
+
+def summarise(counts: dict[str, list[int]]) -> str:
+    """One line for people: what an entry did to each table."""
+    verbs = ("inserted", "updated", "deleted")
+    return "; ".join(
+        f"{name}: " + ", ".join(f"{n} {verb}" for n, verb in zip(three, verbs, strict=True) if n)
+        for name, three in counts.items()
+    )
+
+
+def _plan(state: State, batch: Batch, floor: int, now_ms: int) -> _Plan:
+    tracked = batch.tracked
+    columns = _Columns(batch)
+    hashes = hash_rows(columns.cells, len(batch.rows), state.seed)
+    inserted, updated, deleted = [], [], []
+    for row, (present, writer, dead, before, after) in enumerate(
+        zip(columns.present, columns.writer, columns.dead, columns.hashes, hashes, strict=True)
+    ):
+        if present:
+            if writer is None or dead:
+                inserted.append(row)
+            elif before != after:
+                updated.append(row)
+        elif writer is not None and not dead:
+            deleted.append(row)
+    plan = _Plan()
+    touched = sorted({*inserted, *updated, *deleted}) if updated or deleted else inserted
+    times = clock.stamps_for((columns.at[row] for row in touched), last=floor, now_ms=now_ms)
+    stamps = dict(zip(touched, times, strict=True))
+    if inserted:
+        _plan_inserts(state, tracked, columns, inserted, stamps, hashes, plan, batch.odd)
+    if updated:
+        _plan_updates(state, tracked, columns, updated, stamps, hashes, plan, batch.odd)
+    if deleted:
+        _plan_deletes(state, tracked, columns, deleted, stamps, plan, batch.odd)
+    return plan
+
+
+def _plan_inserts(
+    state: State,
+    tracked: Tracked,
+    columns: _Columns,
+    rows: list[int],
+    stamps: dict[int, int],
+    hashes: list[bytes],
+    plan: _Plan,
+    odd: bool,
+) -> None:
+    keys = [_pick(column, rows) for column in columns.key]
+    cells = [_pick(column, rows) for column in columns.cells]
+    times = [stamps[row] for row in rows]
+    plan.sections.append(Section(tracked.table_id, INSERT, tuple(tracked.cell_slots), keys, cells, times))
+    picked = hashes if len(rows) == len(hashes) else [hashes[row] for row in rows]
+    contested = [row for row in rows if columns.losers[row]]
+
+    def write(dot: Version) -> None:
+        for row in contested:
+            drop_losers(state, tracked, tuple(column[row] for column in columns.key), None, odd=odd)
+        bias = clock.to_sql(0)
+        execute_rows(
+            state.connection,
+            insert_document_sql(tracked),
+            (
+                (*key, dot.writer, dot.seq, at + bias, 0, 0, None, digest)
+                for *key, at, digest in zip(*keys, times, picked, strict=True)
+            ),
+            odd=odd,
+        )
+
+    plan.writes.append(write)
+
+
+def _plan_updates(
+    state: State,
+    tracked: Tracked,
+    columns: _Columns,
+    rows: list[int],
+    stamps: dict[int, int],
+    hashes: list[bytes],
+    plan: _Plan,
+    odd: bool,
+) -> None:
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for row in rows:
+        groups.setdefault(_changed_slots(tracked, columns.hashes[row], hashes[row]), []).append(row)
+    position = {slot: index for index, slot in enumerate(tracked.cell_slots)}
+    for slots, members in groups.items():
+        keys = [_pick(column, members) for column in columns.key]
+        cells = [_pick(columns.cells[position[slot]], members) for slot in slots]
+        times = [stamps[row] for row in members]
+        births = _births(state, tracked, columns, members)
+        plan.sections.append(Section(tracked.table_id, UPDATE, slots, keys, cells, times, births))
+        bits = document.slots_to_bits(slots)
+        plan.writes.append(
+            _document_updates(state, tracked, columns, members, stamps, hashes, bits, slots, odd)
+        )
+
+
+def _plan_deletes(
+    state: State,
+    tracked: Tracked,
+    columns: _Columns,
+    rows: list[int],
+    stamps: dict[int, int],
+    plan: _Plan,
+    odd: bool,
+) -> None:
+    keys = [_pick(column, rows) for column in columns.key]
+    times = [stamps[row] for row in rows]
+    births = _births(state, tracked, columns, rows)
+    plan.sections.append(Section(tracked.table_id, DELETE, (), keys, [], times, births))
+    plan.writes.append(_document_updates(state, tracked, columns, rows, stamps, None, 1, (), odd))
+
+
+def _document_updates(
+    state: State,
+    tracked: Tracked,
+    columns: _Columns,
+    rows: list[int],
+    stamps: dict[int, int],
+    hashes: list[bytes] | None,
+    bits: int,
+    slots: tuple[int, ...],
+    odd: bool,
+) -> Callable[[Version], None]:
+    """Writes to documents that exist; `hashes` None means that the rows are gone."""
+
+    def write(dot: Version) -> None:
+        merge = _own_merge(state, tracked, dot, bits, hashes is not None)
+
+        def parameters() -> Iterator[tuple[object, ...]]:
+            for row in rows:
+                new = merge(columns.compact(row), stamps[row])
+                losers = columns.losers[row]
+                key: tuple[Value, ...] = tuple(column[row] for column in columns.key)
+                if losers:
+                    losers = drop_losers(state, tracked, key, slots, dead=hashes is None, odd=odd)
+                digest = hashes[row] if hashes is not None else None
+                yield (*document_values(new), losers, new.strata or None, digest, *key)
+
+        execute_rows(state.connection, update_document_sql(tracked), parameters(), odd=odd)
+
+    return write
+
+
+def _own_merge(
+    state: State, tracked: Tracked, dot: Version, bits: int, alive: bool
+) -> Callable[[Compact, int], Compact]:
+    """Merging an own write, whose context covers everything; remembered, as many rows are alike."""
+    rank = state.rank()
+    every = document.slots_to_bits(tracked.slots)
+    known: dict[tuple[Compact, int], Compact] = {}
+
+    def merge(before: Compact, stamp: int) -> Compact:
+        after = known.get((before, stamp))
+        if after is None:
+            write = Write(Version(stamp, dot.writer, dot.seq), bits, alive)
+            after = document.merge_plain(before, write, every, lambda _: True, rank).compact
+            if len(known) < 100_000:
+                known[before, stamp] = after
+        return after
+
+    return merge
+
+
+def _changed_slots(tracked: Tracked, before: bytes | None, after: bytes) -> tuple[int, ...]:
+    """The slots whose cells differ; all of them when the stored hashes cannot tell."""
+    if before is None or len(before) != len(after):
+        return tuple(tracked.cell_slots)
+    return tuple(
+        slot
+        for slot, at in zip(tracked.cell_slots, range(0, len(after), HASH_BYTES), strict=True)
+        if before[at : at + HASH_BYTES] != after[at : at + HASH_BYTES]
+    )
+
+
+def _births(
+    state: State, tracked: Tracked, columns: _Columns, rows: list[int]
+) -> list[tuple[bytes, int] | None] | None:
+    if not tracked.table.integer_key:
+        return None
+    known: dict[Compact, tuple[bytes, int]] = {}
+    births: list[tuple[bytes, int] | None] = []
+    for row in rows:
+        compact = columns.compact(row)
+        birth = known.get(compact)
+        if birth is None:
+            version = document.expand(compact, (document.BIRTH,)).showing[document.BIRTH]
+            birth = known[compact] = (state.log.ids[version.writer], version.seq)
+        births.append(birth)
+    return births
+
+
+def _pick(column: Sequence[Value], rows: list[int]) -> list[Value]:
+    return list(column) if len(rows) == len(column) else [column[row] for row in rows]

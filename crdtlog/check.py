@@ -1,0 +1,235 @@
+"""Check and verify: that rows, documents and logs agree, and one digest of all documents.
+
+`check` compares rows with documents (what triggers may have missed); `verify` walks every log, checking signatures,
+chains and contexts anew, and computes `state`: a digest equal exactly when two devices' documents are (R13). The digest
+is independent of anything private to a file: local writer numbers and hash seeds do not enter.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+from crdtlog import capture, clock, document, entry
+from crdtlog.catalog import Tracked
+from crdtlog.connection import Row, escaping_text
+from crdtlog.device import verify_bytes
+from crdtlog.document import Compact, Version
+from crdtlog.errors import CrdtlogError
+from crdtlog.rows import Layout, document_key, joined_sql
+from crdtlog.state import State
+from crdtlog.values import Key, hash_rows, normal_key, pack
+from crdtlog.versions import device_of
+
+Progress = Callable[[str, int, int], None]
+_ROWS = 2_000
+
+
+class Difference(NamedTuple):
+    """How many rows of a table differ from their documents, and in which way."""
+
+    table: str
+    without_document: int
+    changed: int
+    missing: int
+    null_keys: int
+
+    @property
+    def total(self) -> int:
+        """All rows that a drain would have to write."""
+        return self.without_document + self.changed + self.missing
+
+
+class Verified(NamedTuple):
+    """Whether everything held, the digest of all documents (hex), and what did not hold."""
+
+    ok: bool
+    state: str
+    entries: int
+    rows: int
+    problems: list[str]
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """Ignore progress."""
+
+
+def differences(state: State, progress: Progress = no_progress) -> list[Difference]:
+    """Compare every row with its document, in one snapshot. Writes nothing."""
+    return [_difference(state, tracked, progress) for tracked in state.tables.values() if not tracked.paused]
+
+
+def _difference(state: State, tracked: Tracked, progress: Progress) -> Difference:
+    layout = Layout.of(tracked)
+    names = ", ".join(
+        f"{name} AS {mark}" for name, mark in zip(tracked.key_names, tracked.marks, strict=True)
+    )
+    known = " AND ".join(f"{name} IS NOT NULL" for name in tracked.key_names)
+    source = f"SELECT {names}, 0 AS at FROM main.{tracked.quoted} WHERE {known}"
+    total = state.connection.execute(f"SELECT count(*) FROM main.{tracked.quoted}").fetchone()[0]
+    fresh = changed = done = 0
+    with escaping_text(state.connection):
+        cursor = state.connection.execute(joined_sql(tracked, source))
+        while rows := cursor.fetchmany(_ROWS):
+            columns = list(zip(*rows, strict=True))
+            digests = hash_rows(columns[layout.cells], len(rows), state.seed)
+            for row, digest in zip(rows, digests, strict=True):
+                if row[-7] is None or row[-4]:
+                    fresh += 1
+                elif row[-1] != digest:
+                    changed += 1
+            done += len(rows)
+            progress(tracked.name, done, total)
+    missing = state.connection.execute(
+        f"SELECT count(*) FROM {tracked.rows_name} r LEFT JOIN main.{tracked.quoted} t "
+        f"ON {tracked.same_key('r', 't', right_user=True)} WHERE r.dead = 0 AND t.{tracked.key_names[0]} IS NULL"
+    ).fetchone()[0]
+    return Difference(
+        tracked.name, fresh, changed, missing, capture.rows_with_null_keys(state.connection, tracked)
+    )
+
+
+# --- verify -------------------------------------------------------------------------------------------------------
+
+
+def verify(state: State, progress: Progress = no_progress) -> Verified:
+    """Check all logs and digest all documents, in one snapshot. Writes nothing."""
+    connection = state.connection
+    connection.execute("BEGIN")
+    try:
+        state.refresh()
+        problems, entries = _verify_logs(state, progress)
+        digest = hashlib.sha256(b"crdtlog state 1")
+        rows = 0
+        for tracked in sorted(state.tables.values(), key=lambda item: item.table_id):
+            rows += _digest_table(state, tracked, digest.update, problems, progress)
+    finally:
+        connection.execute("ROLLBACK")
+    return Verified(not problems, digest.hexdigest(), entries, rows, problems)
+
+
+def _verify_logs(state: State, progress: Progress) -> tuple[list[str], int]:
+    problems: list[str] = []
+    keys = dict(state.connection.execute("SELECT id, sign_key FROM crdtlog__device"))
+    total = state.connection.execute("SELECT count(*) FROM crdtlog__log").fetchone()[0]
+    heads: dict[int, tuple[int, bytes]] = {}
+    vector: dict[bytes, int] = {}
+    count = 0
+    for number, seq, stored_hash, signed in state.connection.execute(
+        "SELECT writer, seq, hash, signed FROM crdtlog__log ORDER BY position"
+    ):
+        count += 1
+        writer = state.log.ids[number]
+        name = f"entry {seq} of writer {writer.hex()[:12]}"
+        before = heads.get(number, (0, b""))
+        try:
+            problem = _verify_entry(state, signed, keys.get(device_of(writer)), before, vector, stored_hash)
+        except CrdtlogError as error:
+            problem = str(error)
+        if problem:
+            problems.append(f"{name}: {problem}")
+        heads[number] = (seq, stored_hash)
+        vector[writer] = seq
+        progress("log", count, total)
+    for writer, head in state.log.heads().items():
+        if vector.get(writer) != head.seq:
+            problems.append(
+                f"writer {writer.hex()[:12]}: the log ends at {vector.get(writer)}, not at {head.seq}"
+            )
+    return problems, count
+
+
+def _verify_entry(
+    state: State,
+    signed: bytes,
+    sign_key: bytes | None,
+    before: tuple[int, bytes],
+    vector: dict[bytes, int],
+    stored_hash: bytes,
+) -> str | None:
+    parts = entry.split(signed)
+    if parts.hash != stored_hash:
+        return "its bytes are not those that were stored"
+    if sign_key is None:
+        return "its author is not a member"
+    if not verify_bytes(sign_key, entry.SIGN_DOMAIN, parts.body, parts.signature):
+        return "its signature is wrong"
+    item = entry.decode(parts.body)
+    if item.database != state.database:
+        return "it belongs to another database"
+    if (item.seq, item.previous) != (before[0] + 1, before[1]):
+        return "it does not continue its log"
+    missing = [named for named in item.context if vector.get(named.writer, 0) < named.seq]
+    if missing:
+        return "it stands before what it builds on"
+    return None
+
+
+def _digest_table(
+    state: State, tracked: Tracked, update: Callable[[bytes], None], problems: list[str], progress: Progress
+) -> int:
+    """Feed every document of a table, in key order, into the digest."""
+    update(pack([tracked.table_id, tracked.name]))
+    layout = Layout.of(tracked)
+    source = f"SELECT {', '.join(tracked.marks)}, 0 AS at FROM {tracked.rows_name}"
+    order = ", ".join(f"r.{mark}" for mark in tracked.marks)
+    total = state.connection.execute(f"SELECT count(*) FROM {tracked.rows_name}").fetchone()[0]
+    known: dict[Compact, bytes] = {}
+    done = 0
+    with escaping_text(state.connection):
+        losers = _losers(state, tracked)
+        cursor = state.connection.execute(f"{joined_sql(tracked, source)} ORDER BY {order}")
+        while rows := cursor.fetchmany(_ROWS):
+            for row in rows:
+                key = normal_key(row[: layout.at], tracked.collations)
+                update(_document_bytes(state, tracked, key, row, known, losers))
+                if bool(row[layout.present]) == bool(row[-4]):
+                    problems.append(
+                        f"table {tracked.name}: a row and its document disagree (run `crdtlog check`)"
+                    )
+            done += len(rows)
+            progress(tracked.name, done, total)
+    return done
+
+
+def _losers(state: State, tracked: Tracked) -> dict[bytes, list[Row]]:
+    losers: dict[bytes, list[Row]] = {}
+    for name, slot, writer, seq, stamp, value in state.connection.execute(
+        "SELECT key, slot, writer, seq, stamp, value FROM crdtlog__loser WHERE tab = ? AND slot > 0",
+        (tracked.number,),
+    ):
+        losers.setdefault(pack(name), []).append(
+            (slot, state.log.ids[writer], seq, clock.from_sql(stamp), value)
+        )
+    return losers
+
+
+def _document_bytes(
+    state: State,
+    tracked: Tracked,
+    key: Key,
+    row: Row,
+    known: dict[Compact, bytes],
+    losers: dict[bytes, list[Row]],
+) -> bytes:
+    """A document's canonical bytes: its key, every slot's versions by global names, and their values.
+
+    A dead row's showing values are not in the file; the dots that name them determine them.
+    """
+    writer, seq, at, dead, _, strata, _ = row[-7:]
+    compact = Compact(writer, seq, clock.from_sql(at), bool(dead), strata or b"")
+    versions = known.get(compact)
+    if versions is None:
+        versions = known[compact] = _version_bytes(state, tracked, compact)
+    values = None if dead else list(row[Layout.of(tracked).cells])
+    lost = sorted(losers.get(pack(document_key(tracked, key)), []), key=lambda loser: loser[:3])
+    return hashlib.sha256(pack([list(key), versions, values, [list(loser) for loser in lost]])).digest()
+
+
+def _version_bytes(state: State, tracked: Tracked, compact: Compact) -> bytes:
+    whole = document.expand(compact, tracked.slots)
+
+    def name(version: Version) -> list[object]:
+        return [state.log.ids[version.writer], version.seq, version.stamp]
+
+    liveness = sorted([*name(version), alive] for version, alive in whole.liveness.items())
+    return pack([liveness, [name(whole.showing[slot]) for slot in tracked.slots]])

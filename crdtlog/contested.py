@@ -1,0 +1,198 @@
+"""A row that needs care: one with losing versions, one that dies unseen, or one that comes back from the dead.
+
+Most rows that an entry touches move in batches (`apply`); here the values of one row are gathered from wherever they
+are: the row, the losing versions beside it, the entry at hand, or an older entry of the log by its dot. `Work` is what
+both ways share: one section of one entry, and what it will write.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from crdtlog import clock, document
+from crdtlog.catalog import Tracked
+from crdtlog.connection import Row, fetch
+from crdtlog.document import BIRTH, LIVENESS, Compact, Merged, Version, Write
+from crdtlog.entry import DELETE, INSERT, Section
+from crdtlog.rows import Layout, document_key, document_values
+from crdtlog.state import State
+from crdtlog.values import Key, Value, hash_columns, hash_rows, pack
+
+
+class Author(NamedTuple):
+    """The entry's dot, with the writer's local number, and what its author had seen."""
+
+    writer: int
+    seq: int
+    covered: Callable[[Version], bool]
+
+
+@dataclass
+class Output:
+    """What goes into the file for one section."""
+
+    inserts: list[tuple[Value, ...]] = field(default_factory=list)
+    updates: dict[tuple[int, ...], list[tuple[Value, ...]]] = field(default_factory=dict)
+    deletes: list[Key] = field(default_factory=list)
+    documents: list[tuple[object, ...]] = field(default_factory=list)
+    losers: list[tuple[object, ...]] = field(default_factory=list)
+
+
+class Work:
+    """One section of one entry being applied, and what it will write."""
+
+    def __init__(self, state: State, tracked: Tracked, section: Section, author: Author, odd: bool) -> None:
+        self.state = state
+        self.tracked = tracked
+        self.section = section
+        self.author = author
+        self.odd = odd
+        self.connection = state.connection
+        self.rank = state.rank()
+        self.out = Output()
+        self.hash_columns = hash_columns(section.cells, state.seed)
+        self.cell_index = {slot: index for index, slot in enumerate(tracked.cell_slots)}
+        self.section_index = {slot: index for index, slot in enumerate(section.slots)}
+        bits = document.slots_to_bits(section.slots)
+        self.bits = bits | 1 << BIRTH if section.operation == INSERT and tracked.table.integer_key else bits
+        self.alive = section.operation != DELETE
+        self.layout = Layout.of(tracked)
+        self.every = document.slots_to_bits(tracked.slots)
+
+    def written(self, row: int) -> dict[int, Value]:
+        """Slot → value, as the entry wrote it."""
+        section = self.section
+        return {slot: column[row] for slot, column in zip(section.slots, section.cells, strict=True)}
+
+    def keep(self, key: Key, slot: int, version: Version, value: Value, hidden: bool) -> None:
+        """Keep a losing version beside its row."""
+        stamp, writer, seq = version
+        name = document_key(self.tracked, key)
+        self.out.losers.append(
+            (self.tracked.number, name, slot, writer, seq, clock.to_sql(stamp), hidden, value)
+        )
+
+
+def stored_compact(stored: Row, strata: bytes | None) -> Compact:
+    """A document from its columns (writer, seq, stamp, dead) as stored."""
+    return Compact(stored[0], stored[1], clock.from_sql(stored[2]), bool(stored[3]), strata or b"")
+
+
+def same(a: Value, b: Value) -> bool:
+    """Whether two values are the same bit for bit."""
+    if a is None or type(a) is not type(b) or a != b:
+        return a is b
+    return type(a) is not float or pack(a) == pack(b)
+
+
+class Contested:
+    """A row with losing versions, or one that dies unseen or comes back: its values are gathered one by one."""
+
+    def __init__(self, applier: Work, index: int, row: Row) -> None:
+        layout = applier.layout
+        self.applier = applier
+        self.state = applier.state
+        self.tracked = applier.tracked
+        self.index = index
+        self.key: Key = row[: layout.at]
+        self.cells: Row | None = row[layout.cells] if row[layout.present] else None
+        self.compact = stored_compact(row[layout.cells.stop : layout.cells.stop + 4], row[-2])
+        self.doc = document_key(applier.tracked, self.key)
+        self.values: dict[tuple[int, int, int], Value] = {}
+        self.stamp = applier.section.stamps[index]
+
+    def settle(self) -> tuple[object, ...]:
+        """Merge the write; returns the parameters that update its document."""
+        losing = self._load_losers()
+        slots = self.tracked.slots
+        before = document.expand(self.compact, slots, losing)
+        after = document.expand(self.compact, slots, losing)
+        author = self.applier.author
+        write = Write(Version(self.stamp, author.writer, author.seq), self.applier.bits, self.applier.alive)
+        merged = document.merge(after, write, author.covered, self.applier.rank)
+        for slot, value in self.applier.written(self.index).items():
+            self.values[slot, author.writer, author.seq] = value
+        self._remember_showing(before)
+        shown = {slot: self._value(slot, after.showing[slot]) for slot in self.tracked.cell_slots}
+        hashes = self._write_row(merged, shown)
+        losers = self._write_losers(after, merged, shown)
+        return (*document_values(merged.compact), losers, merged.compact.strata or None, hashes, *self.key)
+
+    def _load_losers(self) -> dict[int, set[Version]]:
+        rows, odd = fetch(
+            self.state.connection,
+            "SELECT slot, writer, seq, stamp, value FROM crdtlog__loser WHERE tab = ? AND key = ? AND slot > 0",
+            (self.tracked.number, self.doc),
+        )
+        self.applier.odd = self.applier.odd or odd
+        losing: dict[int, set[Version]] = {}
+        for slot, writer, seq, stamp, value in rows:
+            losing.setdefault(slot, set()).add(Version(clock.from_sql(stamp), writer, seq))
+            self.values[slot, writer, seq] = value
+        return losing
+
+    def _remember_showing(self, before: document.Document) -> None:
+        if self.cells is None:
+            return
+        for (slot, _), value in zip(self.tracked.cells, self.cells, strict=True):
+            version = before.showing[slot]
+            self.values[slot, version.writer, version.seq] = value
+
+    def _value(self, slot: int, version: Version) -> Value:
+        """A version's value: from the row, from beside it, from the entry at hand, or from the log by its dot."""
+        if slot == BIRTH:
+            return None
+        name = (slot, version.writer, version.seq)
+        if name not in self.values:
+            _, written = self.state.log.written_values(
+                version.writer, version.seq, self.tracked.table_id, self.key, self.tracked.collations
+            )
+            for other, value in written.items():
+                self.values.setdefault((other, version.writer, version.seq), value)
+            if any(isinstance(value, str) for value in written.values()):
+                self.applier.odd = True
+        return self.values[name]
+
+    def _write_row(self, merged: Merged, shown: dict[int, Value]) -> bytes | None:
+        out, key = self.applier.out, self.key
+        if not merged.alive:
+            if merged.was_alive:
+                out.deletes.append(key)
+            return None
+        values = tuple(shown[slot] for slot in self.tracked.cell_slots)
+        if not merged.was_alive:
+            out.inserts.append(values if self.tracked.respelled else (*key, *values))
+        elif self.cells is not None:
+            changed = tuple(
+                slot
+                for (slot, _), old in zip(self.tracked.cells, self.cells, strict=True)
+                if not same(old, shown[slot])
+            )
+            if changed:
+                out.updates.setdefault(changed, []).append((*(shown[slot] for slot in changed), *key))
+        return hash_rows([(value,) for value in values], 1, self.state.seed)[0]
+
+    def _write_losers(self, after: document.Document, merged: Merged, shown: dict[int, Value]) -> int:
+        self.state.connection.execute(
+            "DELETE FROM crdtlog__loser WHERE tab = ? AND key = ?", (self.tracked.number, self.doc)
+        )
+        count = 0
+        for slot, versions in after.losing.items():
+            for version in versions:
+                value = self._value(slot, version)
+                hidden = slot == BIRTH or not merged.alive or same(value, shown[slot])
+                self.applier.keep(self.key, slot, version, value, hidden)
+                count += 1
+        for version in merged.unseen_alive:
+            self.applier.keep(self.key, LIVENESS, version, self._row_text(shown), False)
+            count += 1
+        return count
+
+    def _row_text(self, shown: dict[int, Value]) -> str:
+        """The row's values, for people: what a delete took away without having seen the last write to it."""
+        named = {column.name: shown[slot] for slot, column in self.tracked.cells}
+        text = json.dumps(
+            {k: v.hex() if isinstance(v, bytes) else v for k, v in named.items()}, ensure_ascii=False
+        )
+        return text.encode("utf-8", "replace").decode()

@@ -1,0 +1,537 @@
+"""The engine on one file: what programs, the daemon and the command line call.
+
+A `Database` belongs to one thread at a time. It drains local changes into the log, applies other devices' entries, and
+answers questions; it opens no socket and starts no thread. Several processes may each have one on the same file:
+SQLite's write lock orders them, and cached facts are refreshed under it.
+"""
+
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self, cast
+
+from crdtlog import (
+    capture,
+    catalog,
+    changes,
+    check,
+    drain,
+    entry,
+    kinds,
+    members,
+    membership,
+    schema,
+    welcome,
+)
+from crdtlog.apply import CaptureFirst, apply_data
+from crdtlog.check import Difference, Progress, Verified, no_progress
+from crdtlog.clock import julian
+from crdtlog.connection import execute_rows, translate
+from crdtlog.device import Device, Home, verify_bytes
+from crdtlog.drain import Drained, Drainer
+from crdtlog.entry import Entry, Signed
+from crdtlog.errors import CrdtlogError, EntryRefused
+from crdtlog.log import Batch
+from crdtlog.membership import Newcomer
+from crdtlog.opening import file_time_ms, join_state, open_state
+from crdtlog.state import State
+from crdtlog.versions import Head, device_of
+from crdtlog.watch import Change, watch
+
+
+class Member(NamedTuple):
+    """A device of the database; `certificate` is DER, `added_by` a device id or None for the founder."""
+
+    device: bytes
+    name: str
+    role: str
+    sign_key: bytes
+    receive_key: bytes
+    certificate: bytes
+    added_by: bytes | None
+
+
+class Applied(NamedTuple):
+    """What one call did: entries merged, their rows, and how many of the given entries are dealt with."""
+
+    entries: int
+    rows: int
+    done: int
+
+
+class TableStatus(NamedTuple):
+    """A tracked table: why it is paused (or None), and about how many captured changes wait to be drained."""
+
+    name: str
+    paused: str | None
+    pending: int
+
+
+class Database:
+    """One replicated file, opened by this device. Use `crdtlog.open`; a context manager."""
+
+    def __init__(self, state: State, home: Home) -> None:
+        self._state = state
+        self._drainer = Drainer(state)
+        self._user: sqlite3.Connection | None = None
+        self._data_version = -1
+        self.home = home
+
+    # --- identity -------------------------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._state.path
+
+    @property
+    def id(self) -> bytes:
+        """The database's 32-byte id, the same on every device."""
+        return self._state.database
+
+    @property
+    def device(self) -> Device:
+        """This device."""
+        return self._state.device
+
+    @property
+    def writer(self) -> bytes:
+        """The id of this device's current log (24 bytes)."""
+        return self._state.writer.id
+
+    @property
+    def epoch(self) -> bytes:
+        """The id of the current epoch."""
+        return self._state.epoch
+
+    def epochs(self) -> dict[bytes, bytes]:
+        """The secrets of all epochs this device holds, by id."""
+        return dict(self._state.epochs)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.drain_all()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close the file. What was captured but not drained stays captured."""
+        if self._user is not None:
+            self._user.close()
+        self._state.connection.close()
+
+    # --- the person's own SQL -------------------------------------------------------------------------------------
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """A plain connection for the program's own SQL, in autocommit mode; whatever it writes is captured."""
+        if self._user is None:
+            self._user = sqlite3.connect(
+                self.path, isolation_level=None, timeout=5.0, check_same_thread=False
+            )
+        return self._user
+
+    def execute(self, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> sqlite3.Cursor:
+        """Run one SQL statement on `connection`."""
+        return self.connection.execute(sql, cast(Any, parameters))
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One immediate transaction on `connection`: what it changes becomes visible elsewhere as one."""
+        self.connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield self.connection
+        except BaseException:
+            self.connection.execute("ROLLBACK")
+            raise
+        self.connection.execute("COMMIT")
+
+    def watch(
+        self,
+        sql: str,
+        parameters: Sequence[object] = (),
+        *,
+        poll_seconds: float = 0.05,
+        timeout: float | None = None,
+    ) -> Iterator[Change]:
+        """The rows of a query now, and again whenever anybody's write changes them; see `crdtlog.watch.watch`."""
+        return watch(self.connection, sql, parameters, poll_seconds=poll_seconds, timeout=timeout)
+
+    # --- tables ---------------------------------------------------------------------------------------------------
+
+    def track(
+        self, table: str, merge: Mapping[str, str] | None = None, progress: Progress = no_progress
+    ) -> bool:
+        """Begin to replicate a table, with the rows it has; False if it was tracked already.
+
+        `merge` gives columns another kind than `register`. Raises `NoSuchTable`, `Untrackable`, `Usage`.
+        """
+        state = self._state
+        description = schema.read_table(state.connection, table)
+        for column, kind in (merge or {}).items():
+            if column not in {item.name for item in description.columns}:
+                raise schema_column_error(table, column, description)
+            kinds.kind(kind)
+        identity = members.table_id(state.database, description.name)
+        written_ms = file_time_ms(self.path)
+        with state.transaction():
+            if identity in state.tables:
+                return False
+            members.add_table(state, identity, description, reconcile_ms=written_ms)
+            state.append_own(
+                "schema", members.encode_track(identity, description), summary=f"{description.name}: tracked"
+            )
+        total = state.connection.execute(f"SELECT count(*) FROM {schema.quote(description.name)}").fetchone()[
+            0
+        ]
+        done = 0
+        while True:
+            step = self.drain()
+            done += step.rows
+            progress(description.name, done, max(total, done))
+            if not step.more:
+                return True
+
+    def tables(self) -> list[TableStatus]:
+        """The tracked tables and their condition."""
+        self._state.refresh()
+        return [
+            TableStatus(tracked.name, tracked.paused, capture.pending_rows(self._state.connection, tracked))
+            for tracked in self._state.tables.values()
+        ]
+
+    # --- draining and applying ------------------------------------------------------------------------------------
+
+    def drain(self) -> Drained:
+        """Take captured changes into documents and the log: one entry at most; call again while `more`.
+
+        Holds the write lock for tens of milliseconds. Raises `Busy`, `DiskFull`.
+        """
+        self._state.refresh()
+        self._drainer.prepare()
+        with self._state.transaction():
+            return self._drainer.step()
+
+    def drain_all(self) -> int:
+        """Drain until nothing is captured; returns the number of changed rows."""
+        rows = 0
+        while True:
+            step = self.drain()
+            rows += step.rows
+            if not step.more:
+                return rows
+
+    def pending(self) -> int:
+        """About how many captured changes wait to be drained."""
+        self._state.refresh()
+        return drain.pending_rows(self._state)
+
+    def apply(self, signed: Sequence[bytes], hold_ms: float = 20) -> Applied:
+        """Merge other devices' entries, in the order given, which must be causal; what is captured is drained first.
+
+        Stops after holding the write lock for about `hold_ms`; call again with what is left. An entry already held is
+        skipped. Raises `EntryRefused`, `Malformed`, `TooLarge`, `TablePaused` if the first entry cannot be accepted; a
+        later one ends the batch early instead.
+        """
+        while True:
+            self._state.refresh()
+            self._drainer.prepare()
+            try:
+                with self._state.transaction():
+                    if drain.has_pending(self._state):
+                        step = self._drainer.step()
+                        if step.more or drain.has_pending(self._state):
+                            continue
+                    return self._apply_some(signed, time.monotonic() + hold_ms / 1000)
+            except CaptureFirst as signal:
+                self._capture(signal)
+
+    def _apply_some(self, signed: Sequence[bytes], until: float) -> Applied:
+        connection = self._state.connection
+        entries = rows = 0
+        for index, blob in enumerate(signed):
+            if index:
+                connection.execute("SAVEPOINT entry")
+            try:
+                accepted = self._accept(blob)
+            except (CrdtlogError, CaptureFirst):
+                if not index:
+                    raise
+                connection.execute("ROLLBACK TO entry")
+                connection.execute("RELEASE entry")
+                self._state.bump()
+                return Applied(entries, rows, index)
+            if index:
+                connection.execute("RELEASE entry")
+            if accepted is not None:
+                entries += 1
+                rows += accepted
+            if time.monotonic() > until:
+                return Applied(entries, rows, index + 1)
+        return Applied(entries, rows, len(signed))
+
+    def _capture(self, signal: CaptureFirst) -> None:
+        """Note rows that differ from their documents, so that the drain before the next attempt takes them in."""
+        tracked = signal.tracked
+        marks = ", ".join("?" * (len(tracked.marks) + 1))
+        at = julian(self._state.now_ms())
+        with self._state.transaction():
+            execute_rows(
+                self._state.connection,
+                f"INSERT INTO {tracked.capture_name} (at, {', '.join(tracked.marks)}) VALUES ({marks})",
+                ((at, *key) for key in signal.keys),
+                odd=signal.odd,
+            )
+
+    def _accept(self, blob: bytes) -> int | None:
+        """Verify, merge and store one entry; returns its rows, or None when it was held already."""
+        state = self._state
+        signed = entry.split(blob)
+        item = entry.decode(signed.body)
+        self._authenticate(item, signed)
+        known = state.log.writers.get(item.writer)
+        if known is not None and not state.log.check_succession(item, signed.hash, known):
+            return None
+        writer = state.log.writer(item.writer)
+        if known is None and not state.log.check_succession(item, signed.hash, writer):
+            return None
+        state.log.check_context(item)
+        rows, summary = self._effect(item)
+        writer = state.log.writer(item.writer)
+        state.log.append(item, signed, writer, received_ms=state.now_ms(), rows=rows, summary=summary)
+        return rows
+
+    def _authenticate(self, item: Entry, signed: Signed) -> None:
+        state = self._state
+        if item.database != state.database:
+            raise EntryRefused("an entry of another database")
+        author = device_of(item.writer)
+        row = state.connection.execute(
+            "SELECT sign_key FROM crdtlog__device WHERE id = ?", (author,)
+        ).fetchone()
+        if row is None:
+            raise EntryRefused(f"an entry by a device that is not a member ({author.hex()[:12]})")
+        if not verify_bytes(row[0], entry.SIGN_DOMAIN, signed.body, signed.signature):
+            raise EntryRefused(f"entry {item.seq} of writer {item.writer.hex()[:12]} has a wrong signature")
+
+    def _effect(self, item: Entry) -> tuple[int, str]:
+        match item.kind:
+            case "data":
+                rows, counts = apply_data(self._state, item)
+                return rows, changes.summarise(counts)
+            case "member":
+                return 0, members.apply_member(self._state, item.payload(), item.writer, item.seq)
+            case "schema":
+                return 0, members.apply_schema(self._state, item.payload())
+            case _:
+                return 0, item.kind
+
+    def caught_up(self) -> None:
+        """Tell that everything a first peer had is applied: rows that were here before joining are now taken in."""
+        waiting = [tracked for tracked in self._state.tables.values() if tracked.reconcile_ms < 0]
+        if not waiting:
+            return
+        with self._state.transaction():
+            self._state.connection.execute(
+                "UPDATE crdtlog__table SET reconcile_ms = -reconcile_ms WHERE reconcile_ms < 0"
+            )
+            self._state.bump()
+
+    def data_changed(self) -> bool:
+        """Whether another connection committed since this was last asked."""
+        version = self._state.connection.execute("PRAGMA data_version").fetchone()[0]
+        changed = bool(version != self._data_version)
+        self._data_version = version
+        return changed
+
+    # --- logs -----------------------------------------------------------------------------------------------------
+
+    def heads(self) -> dict[bytes, Head]:
+        """The last entry held of every log."""
+        self._state.refresh()
+        return self._state.log.heads()
+
+    def position(self) -> int:
+        """The last position of the local log order."""
+        return self._state.log.position()
+
+    def entries_after(self, position: int, lacking: Mapping[bytes, int], max_bytes: int) -> Batch:
+        """Entries behind `position` that a holder of the vector `lacking` lacks, in causal order."""
+        return self._state.log.entries_after(position, lacking, max_bytes)
+
+    def record_held(self, device: bytes, vector: Mapping[bytes, int]) -> None:
+        """Remember what another device has acknowledged; never less than before."""
+        with self._state.transaction():
+            numbers = {writer.id: writer.number for writer in self._state.log.writers.values()}
+            self._state.connection.executemany(
+                "INSERT INTO crdtlog__held VALUES (?, ?, ?) ON CONFLICT (device, writer) "
+                "DO UPDATE SET seq = max(seq, excluded.seq)",
+                [(device, numbers[writer], seq) for writer, seq in vector.items() if writer in numbers],
+            )
+            self._state.connection.execute(
+                "UPDATE crdtlog__device SET seen_ms = ? WHERE id = ?", (self._state.now_ms(), device)
+            )
+
+    def held(self) -> dict[bytes, dict[bytes, int]]:
+        """What each other device has acknowledged: device → writer → sequence number."""
+        self._state.refresh()
+        result: dict[bytes, dict[bytes, int]] = {}
+        for device, number, seq in self._state.connection.execute(
+            "SELECT device, writer, seq FROM crdtlog__held"
+        ):
+            result.setdefault(device, {})[self._state.log.ids[number]] = seq
+        return result
+
+    # --- members --------------------------------------------------------------------------------------------------
+
+    def members(self) -> list[Member]:
+        """The devices of the database, this one first."""
+        rows = self._state.connection.execute(
+            "SELECT id, name, role, sign_key, receive_key, certificate, added_by FROM crdtlog__device "
+            "ORDER BY id != ?, name, id",
+            (self.device.id,),
+        )
+        return [Member(*row) for row in rows]
+
+    def add_member(self, newcomer: Newcomer) -> None:
+        """Add a device, by an entry of the log. Raises `EntryRefused` if this device may not."""
+        with self._state.transaction():
+            role = next(member.role for member in self.members() if member.device == self.device.id)
+            if role != "admin":
+                raise EntryRefused(
+                    "this device may not add others", "Run `crdtlog pair` on an admin's device."
+                )
+            membership.decode_record(record := membership.encode_record("add", newcomer))
+            members.put_device(self._state, newcomer, self.device.id, confirmed=True)
+            self._state.append_own("member", record, summary=f"{newcomer.name} joined as {newcomer.role}")
+            self._state.bump()
+
+    def welcome(self) -> bytes:
+        """What a new device needs to join; secret, for the inside of a pairing only."""
+        self._state.refresh()
+        tables = [(tracked.table_id, tracked.table) for tracked in self._state.tables.values()]
+        newcomers = [
+            Newcomer(member.name, member.role, member.sign_key, member.receive_key, member.certificate)
+            for member in self.members()
+        ]
+        genesis = cast(bytes, catalog.get_meta(self._state.connection, "genesis"))
+        return welcome.encode(welcome.Welcome(genesis, self.epoch, self.epochs(), newcomers, tables))
+
+    def addresses(self) -> dict[bytes, list[str]]:
+        """Where other devices were last reached, `host:port`, latest first."""
+        result: dict[bytes, list[str]] = {}
+        for device, address in self._state.connection.execute(
+            "SELECT device, address FROM crdtlog__address ORDER BY seen_ms DESC"
+        ):
+            result.setdefault(device, []).append(address)
+        return result
+
+    def record_address(self, device: bytes, address: str, seen_ms: int) -> None:
+        """Remember that a device was reached at `host:port`; the last few are kept."""
+        with self._state.transaction():
+            self._state.connection.execute(
+                "INSERT OR REPLACE INTO crdtlog__address VALUES (?, ?, ?)", (device, address, seen_ms)
+            )
+            self._state.connection.execute(
+                "DELETE FROM crdtlog__address WHERE device = ? AND address NOT IN "
+                "(SELECT address FROM crdtlog__address WHERE device = ? ORDER BY seen_ms DESC LIMIT 8)",
+                (device, device),
+            )
+
+    # --- questions ------------------------------------------------------------------------------------------------
+
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Column names and rows of a query that cannot write, on `connection`."""
+        connection = self.connection
+        connection.execute("PRAGMA query_only = ON")
+        try:
+            cursor = connection.execute(sql, parameters)
+            return [column[0] for column in cursor.description or ()], cursor.fetchall()
+        except sqlite3.Error as error:
+            raise translate(error, self.path) from error
+        finally:
+            connection.execute("PRAGMA query_only = OFF")
+
+    def conflicts(self) -> list[dict[str, Any]]:
+        """Every losing version: table, key, column, value, device, at, dot."""
+        return self._view('SELECT * FROM crdtlog_conflicts ORDER BY "table", key, "column", at')
+
+    def log(self, kind: str | None = None, after: int = 0) -> list[dict[str, Any]]:
+        """All devices' entries by time: at, device, sequence, kind, summary, writer, position."""
+        return self._view(
+            "SELECT * FROM crdtlog_log WHERE (?1 IS NULL OR kind = ?1) AND position > ?2", (kind, after)
+        )
+
+    def _view(self, sql: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
+        cursor = self._state.connection.execute(sql, parameters)
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor]
+
+    def check(self, *, fix: bool = False, progress: Progress = no_progress) -> list[Difference]:
+        """Compare all rows with their documents; with `fix`, take in what differs as changes made now."""
+        self._state.refresh()
+        found = check.differences(self._state, progress)
+        if fix:
+            self._reconcile()
+        return found
+
+    def _reconcile(self) -> None:
+        state = self._state
+        with state.transaction():
+            for tracked in state.tables.values():
+                if tracked.paused is None or "no delete was seen" in tracked.paused:
+                    state.pause(tracked, None)
+                    state.set_reconcile(tracked, state.now_ms())
+            state.bump()
+        more = True
+        while more:
+            state.refresh()
+            self._drainer.prepare(allow_mass_delete=True)
+            with state.transaction():
+                more = self._drainer.step().more
+
+    def verify(self, progress: Progress = no_progress) -> Verified:
+        """Check signatures, chains and contexts of all logs, and digest all documents."""
+        return check.verify(self._state, progress)
+
+
+def schema_column_error(table: str, column: str, description: schema.Table) -> CrdtlogError:
+    """The error for a column that a table does not have."""
+    from crdtlog.errors import NoSuchTable
+
+    known = ", ".join(item.name for item in description.columns)
+    return NoSuchTable(f"table {table} has no column {column!r}", f"Its columns: {known}.")
+
+
+def open_database(
+    path: str | Path, *, home: Home | str | Path | None = None, name: str | None = None, create: bool = True
+) -> Database:
+    """Open a replicated database, or make the file one (founding a new database) if `create` is given.
+
+    `home` holds this device's keys (default: `CRDTLOG_HOME` or the platform's directories), `name` names the device
+    when its keys are made. Raises `NotADatabase`, `ReadOnly`, `NotInitialised`, `WrongDevice`, `Unsupported`,
+    `KeysUnusable`.
+    """
+    where = Home.of(home)
+    return Database(open_state(Path(path).absolute(), where, name=name, create=create), where)
+
+
+def adopt(
+    path: str | Path, data: bytes, *, home: Home | str | Path | None = None, name: str | None = None
+) -> Database:
+    """Make a file part of the database that a pairing's welcome describes; all of it or nothing.
+
+    Raises `Malformed`, `SchemaRefused`, `WrongDevice`, `PairingFailed`.
+    """
+    where = Home.of(home)
+    decoded = welcome.decode(data)
+    return Database(join_state(Path(path).absolute(), where, decoded, name=name), where)

@@ -1,0 +1,305 @@
+"""Drain: from captured keys to documents and one log entry, in one transaction.
+
+A drain reads the captured rows as they are now, finds by hashes which cells differ from the documents, writes the
+documents, appends one entry and forgets the captures: all or nothing. Up to 5,000 rows or 4 MiB of one snapshot become
+one entry (R3). A larger backlog is sorted by key once and becomes a group of entries; only when the whole group is out
+are its captures deleted, so that a crash in between repeats comparisons (which then find nothing) and loses nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from crdtlog import capture, catalog
+from crdtlog.catalog import Tracked
+from crdtlog.changes import Batch, write_changes
+from crdtlog.clock import julian
+from crdtlog.connection import Row, escaping_text
+from crdtlog.entry import MAX_ROWS, TARGET_RAW_BYTES
+from crdtlog.rows import (
+    joined_sql,
+)
+from crdtlog.state import State
+from crdtlog.values import pack
+
+#: Rows of a backlog in one entry: small enough that the write lock is held for some tens of milliseconds (R4).
+BACKLOG_ROWS = 2_500
+#: A reconcile that would delete more rows than this, and more than this share of a table, waits for a person (R2).
+MASS_DELETE_ROWS = 100
+MASS_DELETE_SHARE = 0.05
+_DELETE_CAPTURES = 20_000
+
+
+class Drained(NamedTuple):
+    """What one step did: entries appended, rows in them, and whether more is waiting."""
+
+    entries: int
+    rows: int
+    more: bool
+
+
+@dataclass
+class Backlog:
+    """Keys sorted into temporary tables, those captured up to `last[table]`; valid while no other process drained."""
+
+    last: dict[bytes, int]
+    reconciled: dict[bytes, int]
+    drains: object
+    todo: list[bytes]
+    #: the log's last stamp before the group: within it rows are distinct, so each keeps its own capture time
+    floor: int
+    done: int = 0
+
+
+def has_pending(state: State) -> bool:
+    """Whether any table that is not paused has captured changes, or waits to be reconciled."""
+    return any(
+        tracked.reconcile_ms > 0 or capture.pending(state.connection, tracked)
+        for tracked in state.tables.values()
+        if not tracked.paused
+    )
+
+
+def pending_rows(state: State) -> int:
+    """About how many captured changes wait, paused tables included."""
+    return sum(capture.pending_rows(state.connection, tracked) for tracked in state.tables.values())
+
+
+class Drainer:
+    """Drains one file, remembering only an unfinished backlog between steps."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._backlog: Backlog | None = None
+        self._force_backlog = False
+
+    def prepare(self, *, allow_mass_delete: bool = False) -> None:
+        """Sort a large backlog, or a table to be reconciled, before the write lock is taken."""
+        if self._backlog is not None:
+            return
+        connection = self._state.connection
+        active = self._active()
+        rows = sum(capture.pending_rows(connection, tracked) for tracked in active)
+        if self._force_backlog or rows > MAX_ROWS or any(tracked.reconcile_ms > 0 for tracked in active):
+            held = (
+                []
+                if allow_mass_delete
+                else [tracked for tracked in active if self._hold_mass_delete(tracked)]
+            )
+            self._backlog = self._sort([tracked for tracked in active if tracked not in held])
+            self._force_backlog = False
+
+    def _hold_mass_delete(self, tracked: Tracked) -> bool:
+        """Absence is weak evidence: a reconcile that would delete much waits for a person (R2)."""
+        if tracked.reconcile_ms <= 0:
+            return False
+        missing, alive = self._state.connection.execute(
+            f"SELECT count(CASE WHEN t.{tracked.key_names[0]} IS NULL THEN 1 END), count(*) FROM {tracked.rows_name} r "
+            f"LEFT JOIN main.{tracked.quoted} t ON {tracked.same_key('r', 't', right_user=True)} WHERE r.dead = 0"
+        ).fetchone()
+        if missing <= MASS_DELETE_ROWS or missing <= alive * MASS_DELETE_SHARE:
+            return False
+        reason = (
+            f"{missing:,} of {alive:,} rows of {tracked.name} are gone although no delete was seen; "
+            "if that is meant, run `crdtlog check --fix`, otherwise put them back"
+        )
+        with self._state.transaction():
+            self._state.pause(tracked, reason)
+            self._state.bump()
+        return True
+
+    def step(self) -> Drained:
+        """Drain once, inside the caller's transaction."""
+        backlog = self._backlog
+        if backlog is not None and backlog.drains != catalog.get_meta(self._state.connection, "drains"):
+            # Another process drained meanwhile: capture numbers may have been used anew, so begin again.
+            self._backlog = backlog = None
+        if backlog is not None:
+            return self._backlog_step(backlog)
+        return self._direct_step()
+
+    def _active(self) -> list[Tracked]:
+        return [
+            t
+            for t in self._state.tables.values()
+            if not t.paused and (t.reconcile_ms > 0 or capture.pending(self._state.connection, t))
+        ]
+
+    # --- everything at once ---------------------------------------------------------------------------------------
+
+    def _direct_step(self) -> Drained:
+        active = self._active()
+        if not active:
+            return Drained(0, 0, False)
+        rows = sum(capture.pending_rows(self._state.connection, tracked) for tracked in active)
+        if rows > MAX_ROWS or any(tracked.reconcile_ms > 0 for tracked in active):
+            self._force_backlog = True
+            return Drained(0, 0, True)
+        batches = []
+        room = TARGET_RAW_BYTES
+        for tracked in active:
+            keys = ", ".join(tracked.marks)
+            source = f"SELECT {keys}, max(at) AS at FROM {tracked.capture_name} GROUP BY {keys}"
+            batch, size = _read(self._state, tracked, source, (), room)
+            if batch.full:
+                self._force_backlog = True
+                return Drained(0, 0, True)
+            room -= size
+            batches.append(batch)
+        rows = write_changes(self._state, batches, self._state.writer.last_stamp)
+        for tracked in active:
+            self._state.connection.execute(f"DELETE FROM {tracked.capture_name}")
+        self._count_drain()
+        return Drained(1 if rows else 0, rows, False)
+
+    def _count_drain(self) -> None:
+        self._state.connection.execute("UPDATE crdtlog__meta SET value = value + 1 WHERE name = 'drains'")
+
+    # --- a group of entries ---------------------------------------------------------------------------------------
+
+    def _sort(self, active: list[Tracked]) -> Backlog:
+        connection = self._state.connection
+        backlog = Backlog({}, {}, catalog.get_meta(connection, "drains"), [], self._state.writer.last_stamp)
+        for tracked in active:
+            high = connection.execute(f"SELECT max(seq) FROM {tracked.capture_name}").fetchone()[0] or 0
+            backlog.last[tracked.table_id] = high
+            backlog.todo.append(tracked.table_id)
+            if tracked.reconcile_ms > 0:
+                backlog.reconciled[tracked.table_id] = tracked.reconcile_ms
+            keys = ", ".join(tracked.marks)
+            name = _backlog_name(tracked)
+            connection.execute(f"DROP TABLE IF EXISTS {name}")
+            connection.execute(
+                f"CREATE TEMP TABLE {name} (i INTEGER PRIMARY KEY, {tracked.key_declarations}, at REAL)"
+            )
+            source, parameters = _keys_to_compare(tracked, high)
+            connection.execute(
+                f"INSERT INTO {name} ({keys}, at) "
+                f"SELECT {keys}, max(at) FROM ({source}) GROUP BY {keys} ORDER BY {keys}",
+                parameters,
+            )
+        return backlog
+
+    def _backlog_step(self, backlog: Backlog) -> Drained:
+        while backlog.todo:
+            tracked = self._state.tables.get(backlog.todo[0])
+            if tracked is None or tracked.paused:
+                backlog.last.pop(backlog.todo.pop(0), None)
+                backlog.done = 0
+                continue
+            source = (
+                f"SELECT {', '.join(tracked.marks)}, at FROM {_backlog_name(tracked)} "
+                f"WHERE i > ? AND i <= ? ORDER BY i"
+            )
+            bounds = (backlog.done, backlog.done + BACKLOG_ROWS)
+            batch, _ = _read(self._state, tracked, source, bounds, TARGET_RAW_BYTES)
+            if not batch.rows:
+                self._finish_table(backlog, tracked)
+                continue
+            backlog.done += len(batch.rows)
+            rows = write_changes(self._state, [batch], backlog.floor)
+            return Drained(1 if rows else 0, rows, True)
+        return self._forget_captures(backlog)
+
+    def _finish_table(self, backlog: Backlog, tracked: Tracked) -> None:
+        self._state.connection.execute(f"DROP TABLE IF EXISTS {_backlog_name(tracked)}")
+        backlog.todo.pop(0)
+        backlog.done = 0
+        if backlog.reconciled.get(tracked.table_id) == tracked.reconcile_ms:
+            self._state.set_reconcile(tracked, 0)
+            self._state.bump()
+
+    def _forget_captures(self, backlog: Backlog) -> Drained:
+        for table_id, last in list(backlog.last.items()):
+            tracked = self._state.tables.get(table_id)
+            if tracked is None:
+                del backlog.last[table_id]
+                continue
+            low = self._state.connection.execute(f"SELECT min(seq) FROM {tracked.capture_name}").fetchone()[0]
+            if low is None or low > last:
+                del backlog.last[table_id]
+                continue
+            high = min(last, low + _DELETE_CAPTURES)
+            self._state.connection.execute(f"DELETE FROM {tracked.capture_name} WHERE seq <= ?", (high,))
+            return Drained(0, 0, True)
+        self._backlog = None
+        self._count_drain()
+        return Drained(0, 0, bool(self._active()))
+
+
+def _keys_to_compare(tracked: Tracked, high: int) -> tuple[str, tuple[object, ...]]:
+    """SQL for the keys of a backlog: those captured; to reconcile, those of every row and every living document."""
+    marks = ", ".join(tracked.marks)
+    captured = f"SELECT {marks}, at FROM main.{tracked.capture_name} WHERE seq <= ?"
+    if tracked.reconcile_ms <= 0:
+        return captured, (high,)
+    at = julian(tracked.reconcile_ms)
+    names = ", ".join(
+        f"{name} AS {mark}" for name, mark in zip(tracked.key_names, tracked.marks, strict=True)
+    )
+    known = " AND ".join(f"{name} IS NOT NULL" for name in tracked.key_names)
+    return (
+        f"{captured} UNION ALL SELECT {names}, ? FROM main.{tracked.quoted} WHERE {known} "
+        f"UNION ALL SELECT {marks}, ? FROM {tracked.rows_name} WHERE dead = 0",
+        (high, at, at),
+    )
+
+
+def _backlog_name(tracked: Tracked) -> str:
+    return f"temp.crdtlog__backlog_{tracked.number}"
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def _read(
+    state: State, tracked: Tracked, source: str, parameters: Sequence[object], room: int
+) -> tuple[Batch, int]:
+    known = state.connection.execute(
+        f"SELECT 1 FROM ({source}) c JOIN {tracked.rows_name} r ON {tracked.same_key('r', 'c')} LIMIT 1",
+        parameters,
+    ).fetchone()
+    sql = joined_sql(tracked, source, documents=known is not None)
+    try:
+        rows, size, full = _read_until(state, sql, parameters, room)
+        return Batch(tracked, rows, False, full), size
+    except Exception as error:
+        if "UTF-8" not in str(error):
+            raise
+    with escaping_text(state.connection):
+        rows, size, full = _read_until(state, sql, parameters, room)
+    return Batch(tracked, rows, True, full), size
+
+
+def _read_until(
+    state: State, sql: str, parameters: Sequence[object], room: int
+) -> tuple[list[Row], int, bool]:
+    """Rows up to about `room` bytes of values, at least one; whether more were left."""
+    cursor = state.connection.execute(sql, parameters)
+    rows: list[Row] = []
+    size, fetch = 0, 4
+    while size <= room:
+        more = cursor.fetchmany(fetch)
+        if not more:
+            return rows, size, False
+        added = _size(more)
+        if size + added > room and len(more) > 1:
+            for row in more:
+                size += _size([row])
+                if size > room and rows:
+                    return rows, size, True
+                rows.append(row)
+        else:
+            if size + added > room and rows:
+                return rows, size, True
+            rows += more
+            size += added
+        fetch = min(fetch * 2, 1_024)
+    left = cursor.fetchone() is not None
+    cursor.close()
+    return rows, size, left
+
+
+def _size(rows: list[Row]) -> int:
+    """About the bytes that the rows' values take in an entry."""
+    return len(pack(rows))

@@ -1,0 +1,258 @@
+"""The logs inside the file: every writer's entries, heads and contexts.
+
+All logs share one local order, `position`, in which an entry always stands behind everything its context names: it is a
+linear extension of causality, so sending entries in this order makes each of them deliverable on arrival.
+
+Invariants:
+ L1  each log is gapless: entry n+1 is stored only on top of entry n, whose hash it names (R9);
+ L2  an entry is stored in the same transaction that merged it into documents and rows, or that drained it (R10);
+ L3  an entry is stored only when its context is covered by the heads held, and their hashes agree.
+"""
+
+import sqlite3
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, cast
+
+from crdtlog import clock, entry
+from crdtlog.entry import Entry, Section, Signed
+from crdtlog.errors import EntryRefused
+from crdtlog.values import Key, Value, normal_key, pack, unpack
+from crdtlog.versions import Head, Named, context_difference, device_of
+
+_DECODED_ENTRIES = 64
+
+
+@dataclass(slots=True)
+class Writer:
+    """One log: local number, global id, last entry, and the context of that entry as writer id → sequence number."""
+
+    number: int
+    id: bytes
+    seq: int = 0
+    hash: bytes = b""
+    last_stamp: int = 0
+    context: dict[bytes, int] = field(default_factory=dict)
+
+    @property
+    def head(self) -> Head:
+        """The log's last entry."""
+        return Head(self.seq, self.hash)
+
+
+class LogEntry(NamedTuple):
+    """A stored entry: where it stands in the local order, its dot, and its signed bytes."""
+
+    position: int
+    writer: bytes
+    seq: int
+    kind: str
+    signed: bytes
+
+
+class Batch(NamedTuple):
+    """Some stored entries, the position reached, and whether that is the end of the log."""
+
+    entries: list[LogEntry]
+    position: int
+    end: bool
+
+
+class Log:
+    """The stored logs and a memory of their heads, valid while the caller holds the file's write lock."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self.writers: dict[bytes, Writer] = {}
+        self.by_number: dict[int, Writer] = {}
+        self.ids: dict[int, bytes] = {}
+        self._decoded: OrderedDict[tuple[int, int], list[Section]] = OrderedDict()
+        self.load()
+
+    def load(self) -> None:
+        """Read all heads from the file."""
+        self.writers.clear()
+        self.by_number.clear()
+        self.ids.clear()
+        for number, writer, seq, digest, last, context in self._connection.execute(
+            "SELECT id, writer, seq, hash, last_stamp, context FROM crdtlog__writer"
+        ):
+            self._remember(Writer(number, writer, seq, digest, clock.from_sql(last), dict(unpack(context))))
+
+    def _remember(self, writer: Writer) -> None:
+        self.writers[writer.id] = writer
+        self.by_number[writer.number] = writer
+        self.ids[writer.number] = writer.id
+
+    def heads(self) -> dict[bytes, Head]:
+        """The last entry held of every log that has one."""
+        return {writer.id: writer.head for writer in self.writers.values() if writer.seq}
+
+    def position(self) -> int:
+        """The last position of the local order."""
+        return int(
+            self._connection.execute("SELECT coalesce(max(position), 0) FROM crdtlog__log").fetchone()[0]
+        )
+
+    def writer(self, writer_id: bytes) -> Writer:
+        """The log of that writer, begun empty if it is new."""
+        known = self.writers.get(writer_id)
+        if known is not None:
+            return known
+        number = self._connection.execute(
+            "INSERT INTO crdtlog__writer (writer, device, seq, hash, last_stamp, context) VALUES (?, ?, 0, x'', ?, ?)",
+            (writer_id, device_of(writer_id), clock.to_sql(0), pack([])),
+        ).lastrowid
+        fresh = Writer(cast(int, number), writer_id)
+        self._remember(fresh)
+        return fresh
+
+    def next_context(self, own: Writer) -> tuple[Named, ...]:
+        """What the next own entry names newly: all heads held, against the context of the entry before."""
+        return tuple(context_difference(self.heads(), own.context, own.id))
+
+    def check_succession(self, item: Entry, hash_: bytes, writer: Writer) -> bool:
+        """Whether the entry is the next of its log; False when it is already held. Raises `EntryRefused` otherwise."""
+        if item.seq <= writer.seq:
+            held = self.hash_of(writer.number, item.seq)
+            if held is not None and held != hash_:
+                raise EntryRefused(
+                    f"two different entries {item.seq} of one log (writer {item.writer.hex()[:12]}): its device was "
+                    "restored or copied",
+                    "Run `crdtlog verify` on both devices.",
+                )
+            return False
+        if item.seq != writer.seq + 1:
+            raise EntryRefused(
+                f"entry {item.seq} arrived where {writer.seq + 1} is next (writer {item.writer.hex()[:12]})"
+            )
+        if item.previous != writer.hash:
+            raise EntryRefused(
+                f"entry {item.seq} of writer {item.writer.hex()[:12]} breaks its log's hash chain"
+            )
+        return True
+
+    def check_context(self, item: Entry) -> None:
+        """Require that everything the entry's context names is held (L3)."""
+        for named in item.context:
+            other = self.writers.get(named.writer)
+            if other is None or other.seq < named.seq:
+                raise EntryRefused(
+                    f"entry {item.seq} of writer {item.writer.hex()[:12]} came before what it builds on"
+                )
+            digest = other.hash if other.seq == named.seq else self.hash_of(other.number, named.seq)
+            if digest is None or digest[:8] != named.hash8:
+                raise EntryRefused(
+                    f"entry {item.seq} of writer {item.writer.hex()[:12]} builds on another history of writer "
+                    f"{named.writer.hex()[:12]}"
+                )
+
+    def append(
+        self, item: Entry, signed: Signed, writer: Writer, *, received_ms: int, rows: int, summary: str
+    ) -> None:
+        """Store the next entry of a log and move its head (L1); the caller has checked it."""
+        self._connection.execute(
+            "INSERT INTO crdtlog__log (writer, seq, hash, kind, stamp, received_ms, rows, summary, signed) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                writer.number,
+                item.seq,
+                signed.hash,
+                item.kind,
+                clock.to_sql(item.last_stamp),
+                received_ms,
+                rows,
+                summary,
+                signed.bytes(),
+            ),
+        )
+        writer.seq, writer.hash, writer.last_stamp = (
+            item.seq,
+            signed.hash,
+            max(item.last_stamp, writer.last_stamp),
+        )
+        for named in item.context:
+            writer.context[named.writer] = named.seq
+        self._connection.execute(
+            "UPDATE crdtlog__writer SET seq = ?, hash = ?, last_stamp = ? WHERE id = ?",
+            (writer.seq, writer.hash, clock.to_sql(writer.last_stamp), writer.number),
+        )
+        if item.context:
+            self._connection.execute(
+                "UPDATE crdtlog__writer SET context = ? WHERE id = ?",
+                (pack(sorted(writer.context.items())), writer.number),
+            )
+
+    def hash_of(self, number: int, seq: int) -> bytes | None:
+        """The hash of a held entry."""
+        row = self._connection.execute(
+            "SELECT hash FROM crdtlog__log WHERE writer = ? AND seq = ?", (number, seq)
+        ).fetchone()
+        return row[0] if row else None
+
+    def entries_after(self, position: int, lacking: Mapping[bytes, int], max_bytes: int) -> Batch:
+        """Entries behind `position` that a holder of vector `lacking` lacks, in local (hence causal) order.
+
+        Stops after `max_bytes` of entries, but gives at least one. Skipping what is not lacking reads the index of
+        positions only, not the entries.
+        """
+        found: list[LogEntry] = []
+        size = 0
+        cursor = self._connection.execute(
+            "SELECT position, writer, seq FROM crdtlog__log WHERE position > ? ORDER BY position", (position,)
+        )
+        for at, number, seq in cursor:
+            writer = self.ids.get(number)
+            if writer is None:
+                self.load()
+                writer = self.ids[number]
+            if seq > lacking.get(writer, 0):
+                kind, signed = self._connection.execute(
+                    "SELECT kind, signed FROM crdtlog__log WHERE position = ?", (at,)
+                ).fetchone()
+                if found and size + len(signed) > max_bytes:
+                    return Batch(found, position, False)
+                found.append(LogEntry(at, writer, seq, kind, signed))
+                size += len(signed)
+            position = at
+        return Batch(found, position, True)
+
+    def signed(self, number: int, seq: int) -> bytes:
+        """The signed bytes of a held entry."""
+        row = self._connection.execute(
+            "SELECT signed FROM crdtlog__log WHERE writer = ? AND seq = ?", (number, seq)
+        ).fetchone()
+        if row is None:
+            raise EntryRefused(f"entry {seq} of writer {self.ids[number].hex()[:12]} is not held")
+        return cast(bytes, row[0])
+
+    def sections(self, number: int, seq: int) -> list[Section]:
+        """The sections of a held data entry (the last few decoded are remembered)."""
+        dot = (number, seq)
+        if dot in self._decoded:
+            self._decoded.move_to_end(dot)
+            return self._decoded[dot]
+        item = entry.decode(entry.split(self.signed(number, seq)).body)
+        sections = entry.decode_data(item.payload(), item.first_stamp, item.last_stamp).sections
+        self._decoded[dot] = sections
+        while len(self._decoded) > _DECODED_ENTRIES:
+            self._decoded.popitem(last=False)
+        return sections
+
+    def written_values(
+        self, number: int, seq: int, table: bytes, key: Key, collations: list[str]
+    ) -> tuple[Key, dict[int, Value]]:
+        """What that entry wrote of one row: the key as spelled there, and slot → value."""
+        wanted = normal_key(key, collations)
+        for section in self.sections(number, seq):
+            if section.table != table:
+                continue
+            for row in range(section.rows):
+                spelled = section.key(row)
+                if normal_key(spelled, collations) == wanted:
+                    cells = zip(section.slots, section.cells, strict=True)
+                    return spelled, {slot: column[row] for slot, column in cells}
+        raise EntryRefused(
+            f"entry {seq} of writer {self.ids[number].hex()[:12]} does not hold the row asked for"
+        )

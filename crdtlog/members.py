@@ -1,0 +1,138 @@
+"""Membership and schema entries put into the file: what a received record changes in the internal tables.
+
+The rules are in `membership` and `schema`; here they meet SQLite, inside the caller's transaction.
+"""
+
+import hashlib
+
+from crdtlog import capture, catalog, membership, schema
+from crdtlog.catalog import Tracked
+from crdtlog.errors import EntryRefused, Malformed, NoSuchTable, SchemaRefused, Untrackable
+from crdtlog.membership import Newcomer
+from crdtlog.schema import Table
+from crdtlog.state import State
+from crdtlog.values import pack, unpack
+from crdtlog.versions import device_of
+
+
+def put_device(state: State, newcomer: Newcomer, added_by: bytes | None, *, confirmed: bool) -> None:
+    """Have a device among the members; `confirmed` when the record that adds it has been applied."""
+    state.connection.execute(
+        "INSERT INTO crdtlog__device (id, name, role, sign_key, receive_key, certificate, added_by, confirmed) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET name = excluded.name, role = excluded.role, "
+        "receive_key = excluded.receive_key, certificate = excluded.certificate, added_by = excluded.added_by, "
+        "confirmed = max(confirmed, excluded.confirmed)",
+        (
+            newcomer.device,
+            newcomer.name,
+            newcomer.role,
+            newcomer.sign_key,
+            newcomer.receive_key,
+            newcomer.certificate,
+            added_by,
+            int(confirmed),
+        ),
+    )
+
+
+def apply_member(state: State, raw: bytes, writer: bytes, seq: int) -> str:
+    """Put a received membership record into effect; returns a line for people."""
+    _, content = membership.decode_record(raw)
+    author = device_of(writer)
+    if isinstance(content, bytes):
+        if membership.database_id(content) != state.database or seq != 1:
+            raise EntryRefused("a founding record of another database")
+        founder = membership.decode_genesis(content).founder
+        if founder.device != author:
+            raise EntryRefused("a founding record that its founder did not write")
+        put_device(state, founder, None, confirmed=True)
+        summary = f"{founder.name} founded the database"
+    else:
+        role = state.connection.execute("SELECT role FROM crdtlog__device WHERE id = ?", (author,)).fetchone()
+        if role is None or role[0] != "admin":
+            raise EntryRefused("a device was added by one that may not add devices")
+        put_device(state, content, author, confirmed=True)
+        summary = f"{content.name} joined as {content.role}"
+    state.bump()
+    return summary
+
+
+# --- tracked tables -----------------------------------------------------------------------------------------------
+
+
+def table_id(database: bytes, name: str) -> bytes:
+    """The id of a table tracked under that name; alike on two devices that track it at the same time."""
+    folded = name.translate({upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)})
+    return hashlib.sha256(b"crdtlog table" + database + folded.encode()).digest()[:8]
+
+
+def encode_track(identity: bytes, table: Table) -> bytes:
+    """The payload of the schema entry that begins to track a table; its columns are all registers."""
+    return pack(["track", identity, schema.to_wire(table), []])
+
+
+def apply_schema(state: State, raw: bytes) -> str:
+    """Put a received schema entry into effect; returns a line for people."""
+    parts = unpack(raw)
+    match parts:
+        case ["track", bytes(identity), wire, []] if len(identity) == 8:
+            table = schema.from_wire(wire)
+        case _:
+            raise Malformed("a schema entry of an unknown form")
+    known = state.tables.get(identity)
+    if known is None:
+        add_table(state, identity, table, reconcile_ms=state.now_ms())
+    else:
+        problem = schema.difference(known.table, table)
+        if problem and not known.paused:
+            state.pause(known, f"another device tracks it with another schema: {problem}")
+            state.bump()
+    return f"{table.name}: tracked"
+
+
+def add_table(state: State, identity: bytes, table: Table, *, reconcile_ms: int) -> Tracked:
+    """Track a table under a description: build it where it is missing, take it in where it fits, pause it otherwise.
+
+    Its rows, if it has any, are compared with documents from `reconcile_ms` on (negative: after the first catch-up).
+    Raises `SchemaRefused` for a description that is not harmless.
+    """
+    connection = state.connection
+    reason = None
+    try:
+        here = schema.read_table(connection, table.name)
+        reason = schema.difference(here, table)
+    except NoSuchTable:
+        schema.validate(table)
+        for statement in schema.create_statements(table):
+            connection.execute(statement)
+        reconcile_ms = 0
+    except Untrackable as error:
+        reason = str(error)
+    number = connection.execute(
+        "INSERT INTO crdtlog__table (table_id, name, description, paused, reconcile_ms) VALUES (?, ?, ?, ?, ?)",
+        (identity, table.name, pack(schema.to_wire(table)), reason, reconcile_ms),
+    ).lastrowid
+    assert number is not None
+    tracked = Tracked(number, identity, table, reason, reconcile_ms)
+    catalog.create_beside(connection, tracked)
+    if reason is None:
+        capture.install(connection, tracked)
+    catalog.create_row_status(connection, [*state.tables.values(), tracked])
+    state.bump()
+    return tracked
+
+
+def check_fit(state: State, table: Table) -> None:
+    """Raise `SchemaRefused` if a table of that description could not be tracked in this file."""
+    try:
+        problem = schema.difference(schema.read_table(state.connection, table.name), table)
+    except NoSuchTable:
+        schema.validate(table)
+        return
+    except Untrackable as error:
+        problem = str(error)
+    if problem:
+        raise SchemaRefused(
+            f"table {table.name} is here already and does not fit: {problem}",
+            "Rename the table here, or give it the same columns, and join again.",
+        )

@@ -1,0 +1,171 @@
+"""Opening a database: found a new one in a file, join one that others founded, or open what is there.
+
+Order of durable steps: the epoch's secret goes to the home first, then the file's tables commit as a whole; a crash
+between the two leaves an unused secret and an untouched file.
+"""
+
+import secrets
+import sqlite3
+from pathlib import Path
+
+from crdtlog import catalog, epochs, members, membership
+from crdtlog.connection import open_file, switch_to_wal, translated
+from crdtlog.device import Device, Home, load_device
+from crdtlog.errors import NotInitialised, PairingFailed, Unsupported, WrongDevice
+from crdtlog.membership import Genesis, Newcomer
+from crdtlog.state import State
+from crdtlog.welcome import Welcome
+
+_WRITER_RANDOM_BYTES = 8
+
+
+def open_state(path: Path, home: Home, *, name: str | None, create: bool) -> State:
+    """The state of the database in a file, founded first if the file has none and `create` is given.
+
+    Raises `NotInitialised`, `WrongDevice`, `Unsupported`, and what `open_file` and `load_device` raise.
+    """
+    connection = open_file(path, create=create)
+    try:
+        with translated(path):
+            present = catalog.exists(connection)
+        if not present:
+            if not create:
+                raise NotInitialised(f"{path} is not a crdtlog database yet", f"Run: crdtlog init {path}")
+            device = load_device(home.prepare(), name=name)
+            _found(connection, path, device, home)
+        else:
+            _check(connection, path)
+            device = load_device(home, create=False)
+        database = catalog.get_meta(connection, "database")
+        assert isinstance(database, bytes)
+        _check_device(connection, path, device, home)
+        return State(connection, path, device, epochs.load(home, database))
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    version = catalog.get_meta(connection, "format")
+    if version != catalog.FORMAT:
+        raise Unsupported(
+            f"{path} was written by another version of crdtlog (format {version}, this one reads {catalog.FORMAT})",
+            "Use the newer program on this device.",
+        )
+
+
+def _check_device(connection: sqlite3.Connection, path: Path, device: Device, home: Home) -> None:
+    if catalog.get_meta(connection, "device") != device.id:
+        raise WrongDevice(
+            f"{path} belongs to another device than the keys in {home.keys}",
+            "A copied file cannot be shared by two devices: on the new one, run `crdtlog join CODE FILE` with a code "
+            "from `crdtlog pair`; or set CRDTLOG_HOME to the home that this file was made with.",
+        )
+
+
+def newcomer_of(device: Device, role: str) -> Newcomer:
+    """How records name this device."""
+    from crdtlog.certificate import certificate_of
+
+    public = device.public
+    return Newcomer(device.name, role, public.sign_key, public.receive_key, certificate_of(device))
+
+
+def _prepare(
+    connection: sqlite3.Connection, path: Path, device: Device, genesis: bytes, epoch: bytes
+) -> None:
+    """Create the internal tables, inside the caller's transaction."""
+    catalog.create(connection)
+    settings: dict[str, object] = {
+        "format": catalog.FORMAT,
+        "database": membership.database_id(genesis),
+        "genesis": genesis,
+        "device": device.id,
+        "writer": device.id + secrets.token_bytes(_WRITER_RANDOM_BYTES),
+        "epoch": epoch,
+        "seed": secrets.randbits(62),
+        "generation": 0,
+        "drains": 0,
+    }
+    for name, value in settings.items():
+        catalog.set_meta(connection, name, value)
+
+
+def _found(connection: sqlite3.Connection, path: Path, device: Device, home: Home) -> None:
+    founder = newcomer_of(device, "admin")
+    genesis = membership.encode_genesis(Genesis(secrets.token_bytes(16), founder, None))
+    epoch, secret = secrets.token_bytes(16), secrets.token_bytes(32)
+    epochs.save(home, membership.database_id(genesis), {epoch: secret})
+    switch_to_wal(connection, path)
+    with translated(path):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            _prepare(connection, path, device, genesis, epoch)
+            state = State(connection, path, device, {epoch: secret})
+            members.put_device(state, founder, None, confirmed=True)
+            record = membership.encode_record("genesis", genesis)
+            state.append_own("member", record, summary=f"{device.name} founded the database")
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+
+
+def join_state(path: Path, home: Home, welcome: Welcome, *, name: str | None) -> State:
+    """Make a file part of the database that a welcome describes: all of it or, on any error, nothing.
+
+    The file may be missing, empty, or hold tables of its own, whose rows then merge by key after the first catch-up.
+    Raises `WrongDevice` (it belongs to a database already), `SchemaRefused` (a table does not fit).
+    """
+    device = load_device(home.prepare(), name=name)
+    if device.id not in {member.device for member in welcome.members}:
+        raise PairingFailed("the welcome does not name this device", "Ask for a new code and join again.")
+    existed = path.exists()
+    written_ms = file_time_ms(path) if existed else 0
+    connection = open_file(path, create=True)
+    try:
+        if catalog.exists(connection):
+            raise WrongDevice(
+                f"{path} belongs to a database already",
+                "Join with a file of another name; the rows can be copied over with SQL afterwards.",
+            )
+        epochs.save(home, welcome.database, welcome.epochs)
+        switch_to_wal(connection, path)
+        state = _join(connection, path, device, welcome, written_ms)
+    except BaseException:
+        connection.close()
+        if not existed:
+            for suffix in ("", "-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+        raise
+    return state
+
+
+def _join(
+    connection: sqlite3.Connection, path: Path, device: Device, welcome: Welcome, written_ms: int
+) -> State:
+    with translated(path):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            _prepare(connection, path, device, welcome.genesis, welcome.epoch)
+            state = State(connection, path, device, welcome.epochs)
+            for member in welcome.members:
+                members.put_device(state, member, None, confirmed=False)
+            for identity, table in welcome.tables:
+                members.check_fit(state, table)
+                members.add_table(state, identity, table, reconcile_ms=-written_ms)
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+    return state
+
+
+def file_time_ms(path: Path) -> int:
+    """When the file was last written, in Unix milliseconds: the latest moment at which its rows can have changed."""
+    times = [
+        file.stat().st_mtime_ns
+        for file in (path, path.with_name(path.name + "-wal"))
+        if file.exists() and (file == path or file.stat().st_size)
+    ]
+    return max(times) // 1_000_000

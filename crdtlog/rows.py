@@ -1,0 +1,97 @@
+"""Rows as they stand in the file: the person's own cells joined with their documents, and documents written back.
+
+The one place that knows how a document is stored beside its row. Drain, apply and check read through `joined_sql`, so
+all three see a row in one layout.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from crdtlog import clock, document
+from crdtlog.catalog import Tracked
+from crdtlog.document import Compact
+from crdtlog.state import State
+from crdtlog.values import Value, key_text, normal_key
+
+DOCUMENT_COLUMNS = ("w", "s", "at", "dead", "losers", "strata", "hashes")
+
+
+class Layout(NamedTuple):
+    """Where things stand in a row of `joined_sql`: the key is first, a document's columns are last."""
+
+    at: int
+    present: int
+    cells: slice
+
+    @staticmethod
+    def of(tracked: Tracked) -> "Layout":
+        """The layout for a table."""
+        width = len(tracked.keys)
+        return Layout(width, width + 1, slice(width + 2, width + 2 + len(tracked.cells)))
+
+
+def joined_sql(tracked: Tracked, source: str, *, documents: bool = True) -> str:
+    """SQL that joins keys (`source`: k1 …, at) with the user's rows and, if wanted, their documents."""
+    columns = [
+        *(f"c.{mark}" for mark in tracked.marks),
+        "c.at",
+        f"t.{tracked.key_names[0]} IS NOT NULL",
+        *(f"t.{name}" for name in tracked.cell_names),
+        *(f"r.{name}" for name in DOCUMENT_COLUMNS if documents),
+    ]
+    rows = f"LEFT JOIN main.{tracked.quoted} t ON {tracked.same_key('t', 'c', left_user=True)}"
+    beside = f" LEFT JOIN {tracked.rows_name} r ON {tracked.same_key('r', 'c')}" if documents else ""
+    return f"SELECT {', '.join(columns)} FROM ({source}) c {rows}{beside}"
+
+
+# --- documents in SQL ---------------------------------------------------------------------------------------------
+
+
+def insert_document_sql(tracked: Tracked) -> str:
+    """Stores a document whole: key, writer, seq, stamp, dead, losers, strata, hashes."""
+    marks = ", ".join("?" * (len(tracked.keys) + 7))
+    return f"INSERT OR REPLACE INTO {tracked.rows_name} VALUES ({marks})"
+
+
+def update_document_sql(tracked: Tracked) -> str:
+    """Changes a stored document: writer, seq, stamp, dead, losers, strata, hashes, key."""
+    return (
+        f"UPDATE {tracked.rows_name} SET w = ?, s = ?, at = ?, dead = ?, losers = ?, strata = ?, hashes = ? "
+        f"WHERE {tracked.where_document}"
+    )
+
+
+def document_values(compact: Compact) -> tuple[int, int, int, int]:
+    """Writer, seq, stamp and dead of a document, as stored."""
+    return compact.writer, compact.seq, clock.to_sql(compact.stamp), int(compact.dead)
+
+
+def document_key(tracked: Tracked, key: Sequence[Value]) -> Value:
+    """The name of a row's document among losing versions: its normal key, as people see it."""
+    first = key[0]
+    if tracked.plain_key and type(first) is str and first.isascii() and first[:1] != "{":
+        return first
+    return key_text(normal_key(tuple(key), tracked.collations))
+
+
+def drop_losers(
+    state: State,
+    tracked: Tracked,
+    key: Sequence[Value],
+    slots: Sequence[int] | None,
+    *,
+    dead: bool = False,
+    odd: bool = False,
+) -> int:
+    """Forget the losing versions of some slots (None: all, and the row's own), which a write has seen.
+
+    Returns how many are left; those of a dead row are hidden from the view of conflicts.
+    """
+    where = "tab = ? AND key = ?"
+    name = (tracked.number, document_key(tracked, key))
+    chosen = "" if slots is None else f" AND slot IN ({', '.join(map(str, (document.LIVENESS, *slots)))})"
+    state.connection.execute(f"DELETE FROM crdtlog__loser WHERE {where}{chosen}", name)
+    if dead:
+        state.connection.execute(f"UPDATE crdtlog__loser SET hidden = 1 WHERE {where}", name)
+    left = state.connection.execute(f"SELECT count(*) FROM crdtlog__loser WHERE {where}", name).fetchone()
+    return int(left[0])

@@ -1,0 +1,218 @@
+"""What the engine knows of an open file: its tables, its logs, who writes, and when a cached fact is stale.
+
+Drain, apply and check are functions over this state; `transaction` is the one way to change the file. Whoever holds the
+write lock sees a state that matches the file: other processes may have drained or applied since.
+"""
+
+import gc
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+from crdtlog import capture, catalog, entry
+from crdtlog.catalog import Tracked
+from crdtlog.clock import stamps_for
+from crdtlog.connection import translated
+from crdtlog.device import Device
+from crdtlog.document import Rank, rank_by
+from crdtlog.entry import Entry, Signed
+from crdtlog.errors import CrdtlogError, NoSuchTable, Untrackable
+from crdtlog.log import Log, Writer
+from crdtlog.schema import difference, from_wire, read_table
+from crdtlog.values import unpack
+
+
+class State:
+    """An open, initialised file. `now_ms` is the wall clock in Unix milliseconds, injected for simulations."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        path: Path,
+        device: Device,
+        epochs: dict[bytes, bytes],
+        now_ms: Callable[[], int] | None = None,
+    ) -> None:
+        self.connection = connection
+        self.path = path
+        self.device = device
+        self.epochs = epochs
+        self.now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
+        self.database = cast(bytes, catalog.get_meta(connection, "database"))
+        self.seed = cast(int, catalog.get_meta(connection, "seed"))
+        self.tables: dict[bytes, Tracked] = {}
+        self.log = Log(connection)
+        self._generation: object = None
+        self._position = -1
+        self._schema_version = -1
+        self._reload()
+
+    # --- freshness ------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """One write transaction: waits for the lock, refreshes what is cached, commits durably or undoes everything."""
+        with translated(self.path), no_collection():
+            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                self._refresh()
+                yield
+                self._position = self.log.position()
+                self.connection.execute("COMMIT")
+            except BaseException:
+                if self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")
+                self._position, self._generation = -1, None
+                raise
+
+    def refresh(self) -> None:
+        """Bring the cached facts up to date without a write (for readers)."""
+        if catalog.get_meta(self.connection, "generation") != self._generation:
+            self._reload()
+        elif self.log.position() != self._position:
+            self.log.load()
+            self._position = self.log.position()
+
+    def _refresh(self) -> None:
+        self.refresh()
+        version = self.connection.execute("PRAGMA schema_version").fetchone()[0]
+        if version != self._schema_version:
+            self._check_schema()
+
+    def _reload(self) -> None:
+        self.tables = {}
+        for number, table_id, _, description, paused, reconcile_ms in self.connection.execute(
+            "SELECT id, table_id, name, description, paused, reconcile_ms FROM crdtlog__table ORDER BY id"
+        ):
+            table = from_wire(unpack(description))
+            self.tables[table_id] = Tracked(number, table_id, table, paused, reconcile_ms)
+        self._generation = catalog.get_meta(self.connection, "generation")
+        self.log.load()
+        self._position = self.log.position()
+
+    def bump(self) -> None:
+        """Tell every process that the set of tables, devices or their condition changed."""
+        self.connection.execute("UPDATE crdtlog__meta SET value = value + 1 WHERE name = 'generation'")
+        self._reload()
+        self._schema_version = self.connection.execute("PRAGMA schema_version").fetchone()[0]
+
+    # --- the schema under us --------------------------------------------------------------------------------------
+
+    def _check_schema(self) -> None:
+        """Somebody changed the schema: put triggers back, mark rebuilt tables for reconciling, pause changed ones."""
+        changed = False
+        for tracked in self.tables.values():
+            reason = self._misfit(tracked)
+            if reason is None and capture.install(self.connection, tracked):
+                self.set_reconcile(tracked, self.now_ms())
+                changed = True
+            if reason != tracked.paused:
+                self.pause(tracked, reason)
+                self.set_reconcile(tracked, self.now_ms())
+                changed = True
+        if changed:
+            self.bump()
+        self._schema_version = self.connection.execute("PRAGMA schema_version").fetchone()[0]
+
+    def set_reconcile(self, tracked: Tracked, at_ms: int) -> None:
+        """Have all rows of the table compared with their documents (0: done); an earlier time that waits is kept."""
+        sql = "UPDATE crdtlog__table SET reconcile_ms = ? WHERE id = ?"
+        self.connection.execute(sql if not at_ms else sql + " AND reconcile_ms = 0", (at_ms, tracked.number))
+
+    def pause(self, tracked: Tracked, reason: str | None) -> None:
+        """Stop exchanging the table's changes for that reason, or go on (None)."""
+        self.connection.execute("UPDATE crdtlog__table SET paused = ? WHERE id = ?", (reason, tracked.number))
+
+    def _misfit(self, tracked: Tracked) -> str | None:
+        try:
+            now = read_table(self.connection, tracked.name)
+        except (NoSuchTable, Untrackable) as error:
+            return str(error)
+        return difference(now, tracked.table)
+
+    # --- looking things up ----------------------------------------------------------------------------------------
+
+    @property
+    def writer(self) -> Writer:
+        """This device's current log."""
+        return self.log.writer(cast(bytes, catalog.get_meta(self.connection, "writer")))
+
+    @property
+    def epoch(self) -> bytes:
+        """The id of the epoch that own entries are written under."""
+        return cast(bytes, catalog.get_meta(self.connection, "epoch"))
+
+    def rank(self) -> Rank:
+        """How versions are ordered when concurrent."""
+        return rank_by(self.log.ids)
+
+    def table(self, name: str) -> Tracked:
+        """The tracked table of that name (SQLite's names ignore ASCII case). Raises `NoSuchTable`."""
+        for tracked in self.tables.values():
+            if tracked.name == name:
+                return tracked
+        for tracked in self.tables.values():
+            if tracked.name.lower() == name.lower():
+                return tracked
+        known = ", ".join(tracked.name for tracked in self.tables.values()) or "none"
+        raise NoSuchTable(
+            f"no tracked table {name!r}; tracked: {known}", f"Track it: crdtlog track {self.path} {name}"
+        )
+
+    # --- own entries ----------------------------------------------------------------------------------------------
+
+    def append_own(
+        self,
+        kind: str,
+        raw: bytes,
+        *,
+        stamps: tuple[int, int] | None = None,
+        rows: int = 0,
+        summary: str = "",
+    ) -> Signed:
+        """Sign and store the next entry of this device's log, inside the caller's transaction.
+
+        Its context is exactly what is applied here (nothing is pending when anything is applied), so a context never
+        claims to have seen what the person had not.
+        """
+        own = self.writer
+        now = self.now_ms()
+        if stamps is None:
+            (only,) = stamps_for([now / 86_400_000 + 2440587.5], last=own.last_stamp, now_ms=now)
+            stamps = (only, only)
+        item = Entry(
+            self.database,
+            own.id,
+            own.seq + 1,
+            own.hash,
+            self.log.next_context(own),
+            stamps[0],
+            stamps[1],
+            kind,
+            self.epoch,
+            len(raw),
+            entry.compress(raw),
+        )
+        signed = entry.sign(item, self.device)
+        self.log.append(item, signed, own, received_ms=now, rows=rows, summary=summary)
+        return signed
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Keep Python's cycle collector from walking a batch's thousands of tuples again and again; they form no cycles."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def describe(error: CrdtlogError) -> str:
+    """An error as one line: what happened and what to do."""
+    return f"{error} {error.hint}".strip()

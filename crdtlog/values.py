@@ -1,0 +1,192 @@
+"""SQL values as this project carries, compares and names them: NULL, 64-bit integers, doubles, text, blobs.
+
+Text that is not valid UTF-8 is a Python string with surrogate escapes and travels with its exact bytes. The one idea:
+the msgpack bytes of a value *are* its identity (1 is not 1.0, 'x' is not 'X', 0.0 is not -0.0), so equality, hashing
+and transport agree with one another bit for bit.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
+from typing import Any, cast
+
+import msgpack
+import xxhash
+
+from crdtlog.errors import Malformed, Usage
+
+Value = None | int | float | str | bytes
+Key = tuple[Value, ...]
+
+#: Bytes of a cell's hash inside a row's hash string.
+HASH_BYTES = 8
+
+_VALUE_TYPES = frozenset({type(None), int, float, str, bytes})
+_INT64_MIN, _INT64_MAX = -(1 << 63), (1 << 63) - 1
+
+pack: Callable[[object], bytes] = cast(
+    "Callable[[object], bytes]", msgpack.Packer(unicode_errors="surrogateescape", autoreset=True).pack
+)
+
+
+def unpack(data: bytes) -> Any:
+    """Decode msgpack that may come from another machine. Raises `Malformed` and nothing else.
+
+    Every length is bounded by the input's own length, maps are refused as keys other than text or bytes, and nesting
+    is bounded by msgpack itself.
+    """
+    try:
+        return msgpack.unpackb(
+            data,
+            raw=False,
+            strict_map_key=True,
+            unicode_errors="surrogateescape",
+            max_str_len=len(data),
+            max_bin_len=len(data),
+            max_array_len=len(data),
+            max_map_len=len(data),
+            max_ext_len=0,
+        )
+    except (
+        Exception
+    ) as error:  # msgpack raises ValueError, its own family, and RecursionError-like StackError
+        raise Malformed(f"bytes that are not valid msgpack: {type(error).__name__}") from None
+
+
+def check_column(values: Sequence[object]) -> None:
+    """Require that every item is a value SQLite can store exactly; raises `Malformed`."""
+    kinds = set(map(type, values))
+    if not kinds <= _VALUE_TYPES:
+        raise Malformed("a cell holds something that is no SQL value")
+    if int in kinds:
+        ints = [value for value in values if type(value) is int]
+        if min(ints) < _INT64_MIN or max(ints) > _INT64_MAX:
+            raise Malformed("an integer does not fit 64 bits")
+    if float in kinds and any(type(value) is float and math.isnan(value) for value in values):
+        raise Malformed("a cell holds NaN, which SQLite cannot store")
+
+
+def has_odd_text(values: Iterable[object]) -> bool:
+    """Whether any text is not valid UTF-8 (and so cannot be bound as a plain parameter)."""
+    return any(type(value) is str and not is_plain_text(value) for value in values)
+
+
+def text_bytes(value: str) -> bytes:
+    """The exact bytes that SQLite stores for a text value."""
+    return value.encode("utf-8", "surrogateescape")
+
+
+def hash_columns(columns: Sequence[Sequence[Value]], seed: int) -> list[list[bytes]]:
+    """Eight bytes for every cell, column by column.
+
+    XXH3 over the value's msgpack bytes, seeded with a number private to the file; used only to notice local changes,
+    never compared between devices.
+    """
+    digest = xxhash.xxh3_64_digest
+    return [list(map(digest, map(pack, column), repeat(seed))) for column in columns]
+
+
+def hash_rows(columns: Sequence[Sequence[Value]], count: int, seed: int) -> list[bytes]:
+    """The hash string of each row: its cells' hashes, concatenated in column order."""
+    if not columns:
+        return [b""] * count
+    return list(map(b"".join, zip(*hash_columns(columns, seed), strict=True)))
+
+
+def normal_key(key: Key, collations: Sequence[str]) -> Key:
+    """A key as every device names it, whatever its spelling: SQLite's own equality made canonical.
+
+    NOCASE folds ASCII letters only and RTRIM drops trailing spaces, as SQLite does; an integral double equals its
+    integer.
+    """
+    return tuple(_normal(value, collation) for value, collation in zip(key, collations, strict=True))
+
+
+def _normal(value: Value, collation: str) -> Value:
+    if type(value) is float and value.is_integer() and _INT64_MIN <= value <= _INT64_MAX:
+        as_int = int(value)
+        return as_int if as_int <= _INT64_MAX else value
+    if type(value) is str:
+        if collation == "NOCASE":
+            return value.translate(_ASCII_LOWER)
+        if collation == "RTRIM":
+            return value.rstrip(" ")
+    return value
+
+
+_ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
+
+
+def key_text(key: Key) -> Value:
+    """A key as people see and type it, different for different keys.
+
+    One column's value as it is, several as a JSON array with blobs as {"hex": …}. A single text that is not UTF-8, or
+    that could be taken for such an object, becomes {"text": hex of its bytes}.
+    """
+    if len(key) > 1:
+        return json.dumps([_json_ready(value) for value in key], ensure_ascii=False)
+    value = key[0]
+    if type(value) is str and (value.startswith('{"') or not is_plain_text(value)):
+        return json.dumps({"text": text_bytes(value).hex()})
+    return value
+
+
+def is_plain_text(value: str) -> bool:
+    """Whether a text is valid UTF-8 (it may have been read with surrogate escapes)."""
+    if value.isascii():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def parse_key(text: str, width: int, affinities: Sequence[str]) -> Key:
+    """The key that a person typed: the inverse of `key_text`. Raises `Usage`."""
+    if width == 1 and not text.startswith('{"'):
+        return (_typed(text, affinities[0]),)
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        raise Usage(
+            f"{text!r} is no key of {width} columns", "Write it as a JSON array, as in '[\"a\", 1]'."
+        ) from None
+    items = parsed if isinstance(parsed, list) else [parsed]
+    if len(items) != width:
+        raise Usage(
+            f"the key has {width} columns, {len(items)} were given", "Write all of them as one JSON array."
+        )
+    return tuple(_from_json(item) for item in items)
+
+
+def _typed(text: str, affinity: str) -> Value:
+    if affinity in ("INTEGER", "NUMERIC", "REAL"):
+        try:
+            return int(text)
+        except ValueError:
+            try:
+                return float(text)
+            except ValueError:
+                return text
+    return text
+
+
+def _json_ready(value: Value) -> object:
+    if isinstance(value, bytes):
+        return {"hex": value.hex()}
+    return {"text": text_bytes(value).hex()} if isinstance(value, str) and not is_plain_text(value) else value
+
+
+def _from_json(item: object) -> Value:
+    if isinstance(item, dict) and set(item) in ({"hex"}, {"text"}):
+        ((form, digits),) = item.items()
+        try:
+            raw = bytes.fromhex(str(digits))
+        except ValueError:
+            raise Usage(f"a key's {form} must be hexadecimal") from None
+        return raw if form == "hex" else raw.decode("utf-8", "surrogateescape")
+    if type(item) in _VALUE_TYPES:
+        return cast(Value, item)
+    raise Usage("a key's parts are text, numbers, null or blobs")

@@ -1,0 +1,92 @@
+"""What a new device is given when it joins: who founded the database, the epochs' secrets, the members, the tables.
+
+A welcome travels only inside a pairing's encrypted channel. It tells the joiner whom to trust before the first log
+entry arrives; everything in it but the secrets comes again, signed, in the logs.
+"""
+
+from dataclasses import dataclass
+
+from crdtlog import membership, schema
+from crdtlog.errors import Malformed
+from crdtlog.membership import Newcomer
+from crdtlog.schema import Table
+from crdtlog.values import pack, unpack
+
+_VERSION = 1
+_MAX_MEMBERS = 10_000
+_MAX_TABLES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """The contents of a welcome; `epoch` is the id of the current one of `epochs` (id → 32-byte secret)."""
+
+    genesis: bytes
+    epoch: bytes
+    epochs: dict[bytes, bytes]
+    members: list[Newcomer]
+    tables: list[tuple[bytes, Table]]
+
+    @property
+    def database(self) -> bytes:
+        """The id of the database."""
+        return membership.database_id(self.genesis)
+
+
+def encode(welcome: Welcome) -> bytes:
+    """The bytes to send."""
+    return pack(
+        [
+            _VERSION,
+            welcome.genesis,
+            welcome.epoch,
+            sorted(welcome.epochs.items()),
+            [list(member) for member in welcome.members],
+            [[identity, schema.to_wire(table)] for identity, table in welcome.tables],
+        ]
+    )
+
+
+def decode(data: bytes) -> Welcome:
+    """The welcome in some bytes, checked. Raises `Malformed`, `SchemaRefused`."""
+    parts = unpack(data)
+    if not isinstance(parts, list) or len(parts) != 6 or parts[0] != _VERSION:
+        raise Malformed("a welcome of an unknown form", "Use the same version of crdtlog on both devices.")
+    _, genesis, epoch, epochs, members, tables = parts
+    if not isinstance(genesis, bytes):
+        raise Malformed("a welcome without a founding record")
+    membership.decode_genesis(genesis)
+    secrets = _epochs(epochs)
+    if epoch not in secrets:
+        raise Malformed("a welcome without the secret of its epoch")
+    if not isinstance(members, list) or not 0 < len(members) <= _MAX_MEMBERS:
+        raise Malformed("a welcome names between one member and the limit")
+    return Welcome(
+        genesis, epoch, secrets, [membership.newcomer_from(member) for member in members], _tables(tables)
+    )
+
+
+def _epochs(items: object) -> dict[bytes, bytes]:
+    if not isinstance(items, list) or not 0 < len(items) <= 10_000:
+        raise Malformed("a welcome holds epochs")
+    result = {}
+    for item in items:
+        match item:
+            case [bytes(name), bytes(secret)] if len(name) == 16 and len(secret) == 32:
+                result[name] = secret
+            case _:
+                raise Malformed("an epoch has an id and a secret")
+    return result
+
+
+def _tables(items: object) -> list[tuple[bytes, Table]]:
+    if not isinstance(items, list) or len(items) > _MAX_TABLES:
+        raise Malformed("a welcome holds tables")
+    result = []
+    for item in items:
+        match item:
+            case [bytes(identity), wire] if len(identity) == 8:
+                result.append((identity, schema.from_wire(wire)))
+            case _:
+                raise Malformed("a table has an id and a description")
+    return result

@@ -1,0 +1,149 @@
+"""What one device says first in a sync session, and how it judges what the other says first.
+
+Pure functions over values: our own description, the peer's Hello, and nothing else. The one idea:
+everything that makes two copies of a database unable to exchange entries safely is found here, before a
+single entry moves.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from peers.messages import (
+    HEAD_HASH_BYTES,
+    MAX_EPOCHS,
+    VERSION,
+    HeadSeen,
+    Hello,
+    Stranger,
+    Window,
+)
+from peers.session_effects import Close, Code, SessionEnds, violation
+
+
+class Head(Protocol):
+    """The end of a writer's log: the last entry's sequence number and hash (32 bytes)."""
+
+    @property
+    def seq(self) -> int: ...
+    @property
+    def hash(self) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """This device's side of a session, as it is when the session begins.
+
+    `place` names home directory and machine (1 to 64 bytes), so that a copied home is told from ourselves.
+    `epochs` are the ids of the epochs whose secrets we hold, deepest first. `versions` are (lowest, highest).
+    """
+
+    database: bytes
+    device: bytes
+    place: bytes
+    name: str
+    writer: bytes
+    epochs: tuple[bytes, ...]
+    heads: Mapping[bytes, Head] = field(default_factory=dict)
+    versions: tuple[int, int] = (VERSION, VERSION)
+
+
+def hello(me: Local, nonce: bytes, clock_ms: int, window: Window) -> Hello:
+    """Our first message."""
+    return Hello(
+        versions=me.versions,
+        database=me.database,
+        device=me.device,
+        place=me.place,
+        writer=me.writer,
+        nonce=nonce,
+        name=me.name,
+        clock_ms=clock_ms,
+        epochs=me.epochs[:MAX_EPOCHS],
+        heads={w: HeadSeen(h.seq, h.hash[:HEAD_HASH_BYTES]) for w, h in me.heads.items() if h.seq},
+        window=window,
+    )
+
+
+def session_id(mine: Hello, theirs: Hello) -> bytes:
+    """32 bytes that name this session, equal on both sides: what sealed entries are bound to."""
+    sides = sorted([mine.device + mine.nonce, theirs.device + theirs.nonce])
+    return hashlib.sha256(b"crdtlog session" + mine.database + b"".join(sides)).digest()
+
+
+def sealing_epoch(me: Local, theirs: Hello) -> bytes:
+    """The deepest epoch of ours that the peer can open."""
+    known = set(theirs.epochs)
+    for epoch in me.epochs:
+        if epoch in known:
+            return epoch
+    reason = f"'{theirs.name}' and this device hold no common epoch key: neither can read the other."
+    hint = "Let both sync with a device that has been online more often, or pair them again."
+    raise SessionEnds(Close(reason, False, Code.NO_EPOCH, hint))
+
+
+def refuse_stranger(me: Local, stranger: Stranger) -> SessionEnds:
+    """The end of a session with a device that speaks none of our versions."""
+    ours, theirs = _range(me.versions), _range(stranger.versions)
+    older = "this device" if me.versions[1] < stranger.versions[0] else "the other device"
+    reason = f"No common sync protocol: this device speaks version {ours}, the other version {theirs}."
+    return SessionEnds(Close(reason, True, Code.VERSION, f"Update crdtlog on {older}."))
+
+
+def judge(me: Local, peer: bytes, mine: Hello, theirs: Hello, heads: Mapping[bytes, Head]) -> None:
+    """Raise SessionEnds unless entries may be exchanged with this peer.
+
+    `peer` is the device id that the connection proved, `mine` the Hello we sent, `heads` what we hold by now.
+    """
+    if theirs.database != me.database:
+        raise SessionEnds(Close("The other device answers for another database.", True, Code.DATABASE))
+    if theirs.device != peer:
+        raise violation("its Hello names another device than its certificate", Code.IDENTITY)
+    if theirs.device == me.device:
+        raise _ourselves(me, theirs)
+    if theirs.writer[: len(peer)] != peer:
+        raise violation("its Hello names a writer of another device", Code.IDENTITY)
+    _check_fork(mine.heads, theirs)
+    _check_fork(heads, theirs)
+    head = heads.get(me.writer)
+    check_not_restored(me.writer, head.seq if head else 0, {w: seen.seq for w, seen in theirs.heads.items()})
+
+
+def check_not_restored(writer: bytes, own_seq: int, held: Mapping[bytes, int]) -> None:
+    """Raise SessionEnds when somebody holds more of our own log than we do (DESIGN R11).
+
+    Only the owner can tell: an entry is durable here before anybody else has it, while a third device may
+    well hold more of the peer's log than the peer's Hello, composed earlier, says.
+    """
+    seq = held.get(writer, 0)
+    if seq <= own_seq:
+        return
+    reason = (
+        "This file seems to be restored from a backup: "
+        f"the other device holds entry {seq} of this device's log, which ends here at {own_seq}."
+    )
+    hint = "Keep this file as it is, and join the database again under a new file."
+    raise SessionEnds(Close(reason, True, Code.RESTORED, hint, writer=writer, seq=seq))
+
+
+def _ourselves(me: Local, theirs: Hello) -> SessionEnds:
+    if theirs.place == me.place:
+        return SessionEnds(Close("This address leads back to this device.", True, Code.SELF))
+    reason = f"Another machine or home runs with the keys of this device ('{me.name}')."
+    hint = "Keep one of the two; on the other, delete the copied home and file, and join with `crdtlog join`."
+    return SessionEnds(Close(reason, True, Code.COPIED_HOME, hint))
+
+
+def _check_fork(heads: Mapping[bytes, Head] | Mapping[bytes, HeadSeen], theirs: Hello) -> None:
+    for writer, seen in theirs.heads.items():
+        own = heads.get(writer)
+        if own is not None and own.seq == seen.seq and own.hash[:HEAD_HASH_BYTES] != seen.hash:
+            reason = f"Log {writer.hex()} is forked: its entry {seen.seq} differs between the two devices."
+            hint = f"Device {writer[:16].hex()} was copied or restored; compare both with `crdtlog verify`."
+            raise SessionEnds(Close(reason, True, Code.FORK, hint, writer=writer, seq=seen.seq))
+
+
+def _range(versions: tuple[int, int]) -> str:
+    low, high = versions
+    return str(low) if low == high else f"{low} to {high}"

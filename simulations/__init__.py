@@ -1,0 +1,1 @@
+"""Whole fleets, demonstrations and measurements: programs that use crdtlog and peers as users do."""
