@@ -28,7 +28,7 @@ from crdtlog import (
 )
 from crdtlog.apply import CaptureFirst, apply_data
 from crdtlog.check import Difference, Progress, Verified, no_progress
-from crdtlog.clock import julian
+from crdtlog.clock import julian, stamp_ms
 from crdtlog.connection import execute_rows, translate
 from crdtlog.device import Device, Home, verify_bytes
 from crdtlog.drain import Drained, Drainer
@@ -36,10 +36,12 @@ from crdtlog.entry import Entry, Signed
 from crdtlog.errors import CrdtlogError, EntryRefused
 from crdtlog.log import Batch
 from crdtlog.membership import Newcomer
-from crdtlog.opening import file_time_ms, join_state, open_state
+from crdtlog.opening import file_time_ms, join_state, new_writer, open_state
 from crdtlog.state import State
 from crdtlog.versions import Head, device_of
 from crdtlog.watch import Change, watch
+
+_CLOCK_TOLERANCE_MS = 5 * 60 * 1000
 
 
 class Member(NamedTuple):
@@ -283,7 +285,8 @@ class Database:
         """Note rows that differ from their documents, so that the drain before the next attempt takes them in."""
         tracked = signal.tracked
         marks = ", ".join("?" * (len(tracked.marks) + 1))
-        at = julian(self._state.now_ms())
+        # A row from before joining counts as changed when its file was last written, not now.
+        at = julian(-tracked.reconcile_ms if tracked.reconcile_ms < 0 else self._state.now_ms())
         with self._state.transaction():
             execute_rows(
                 self._state.connection,
@@ -345,6 +348,22 @@ class Database:
                 "UPDATE crdtlog__table SET reconcile_ms = -reconcile_ms WHERE reconcile_ms < 0"
             )
             self._state.bump()
+
+    def begin_anew_if_ahead(self, peer_ms: int) -> bool:
+        """Go on as a new writer if this log's stamps are over five minutes ahead of both clocks; True if so.
+
+        `peer_ms` is another device's clock. Otherwise one bad hour with a wrong clock would win over everybody's
+        concurrent writes until the right time had caught up (R9): within a log, stamps never run backwards.
+        """
+        state = self._state
+        state.refresh()
+        if stamp_ms(state.writer.last_stamp) <= max(state.now_ms(), peer_ms) + _CLOCK_TOLERANCE_MS:
+            return False
+        self.drain_all()
+        with state.transaction():
+            catalog.set_meta(state.connection, "writer", new_writer(state.device))
+            state.bump()
+        return True
 
     def data_changed(self) -> bool:
         """Whether another connection committed since this was last asked."""
@@ -488,7 +507,7 @@ class Database:
         state = self._state
         with state.transaction():
             for tracked in state.tables.values():
-                if tracked.paused is None or "no delete was seen" in tracked.paused:
+                if tracked.paused is None or drain.waits_for_person(tracked.paused):
                     state.pause(tracked, None)
                     state.set_reconcile(tracked, state.now_ms())
             state.bump()

@@ -16,11 +16,12 @@ from crdtlog.changes import Batch, write_changes
 from crdtlog.clock import julian
 from crdtlog.connection import Row, escaping_text
 from crdtlog.entry import MAX_ROWS, TARGET_RAW_BYTES
+from crdtlog.errors import TooLarge
 from crdtlog.rows import (
     joined_sql,
 )
 from crdtlog.state import State
-from crdtlog.values import pack
+from crdtlog.values import key_text, pack
 
 #: Rows of a backlog in one entry: small enough that the write lock is held for some tens of milliseconds (R4).
 BACKLOG_ROWS = 2_500
@@ -49,6 +50,14 @@ class Backlog:
     #: the log's last stamp before the group: within it rows are distinct, so each keeps its own capture time
     floor: int
     done: int = 0
+
+
+_WAITS_FOR_PERSON = "then run `crdtlog check --fix`"
+
+
+def waits_for_person(reason: str) -> bool:
+    """Whether a table is paused until somebody has looked at its rows (and not because of its schema)."""
+    return _WAITS_FOR_PERSON in reason
 
 
 def has_pending(state: State) -> bool:
@@ -101,7 +110,7 @@ class Drainer:
             return False
         reason = (
             f"{missing:,} of {alive:,} rows of {tracked.name} are gone although no delete was seen; "
-            "if that is meant, run `crdtlog check --fix`, otherwise put them back"
+            f"put them back or make sure that this is meant, {_WAITS_FOR_PERSON}"
         )
         with self._state.transaction():
             self._state.pause(tracked, reason)
@@ -197,9 +206,19 @@ class Drainer:
                 self._finish_table(backlog, tracked)
                 continue
             backlog.done += len(batch.rows)
-            rows = write_changes(self._state, [batch], backlog.floor)
+            try:
+                rows = write_changes(self._state, [batch], backlog.floor)
+            except TooLarge as error:
+                self._pause_too_large(tracked, batch, error)
+                return Drained(0, 0, True)
             return Drained(1 if rows else 0, rows, True)
         return self._forget_captures(backlog)
+
+    def _pause_too_large(self, tracked: Tracked, batch: Batch, error: TooLarge) -> None:
+        """A row that fits no entry stops its own table only, with its captures kept."""
+        key = key_text(batch.rows[0][: len(tracked.keys)])
+        self._state.pause(tracked, f"row {key!r} of {tracked.name}: {error}; shorten it, {_WAITS_FOR_PERSON}")
+        self._state.bump()
 
     def _finish_table(self, backlog: Backlog, tracked: Tracked) -> None:
         self._state.connection.execute(f"DROP TABLE IF EXISTS {_backlog_name(tracked)}")

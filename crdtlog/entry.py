@@ -31,9 +31,11 @@ KINDS = ("data", "schema", "member", "event", "error", "command")
 MAX_ROWS = 5_000
 #: Raw payload bytes aimed at: a larger row travels alone in its entry.
 TARGET_RAW_BYTES = 4 << 20
-#: No entry may be larger than this, raw or packed.
-MAX_RAW_BYTES = 256 << 20
-MAX_CONTEXT = 100_000
+#: No entry may be larger than this, raw or packed; a session carries entries of up to 64 MiB.
+MAX_RAW_BYTES = 60 << 20
+#: What a header and a signature may take beside the payload.
+MAX_HEADER_BYTES = 1 << 20
+MAX_CONTEXT = 10_000
 MAX_SECTIONS = 20_000
 
 _LEVEL = 3
@@ -113,8 +115,8 @@ def entry_hash(body: bytes) -> bytes:
 
 def split(signed: bytes) -> Signed:
     """Body, signature and hash of a signed entry's bytes, nothing verified."""
-    if len(signed) > MAX_RAW_BYTES:
-        raise TooLarge("an entry is larger than 256 MiB")
+    if len(signed) > MAX_RAW_BYTES + MAX_HEADER_BYTES:
+        raise TooLarge(f"an entry is larger than {MAX_RAW_BYTES:,} bytes")
     parts = unpack(signed)
     if not (
         isinstance(parts, list)
@@ -178,7 +180,7 @@ def _context(items: object, own: bytes) -> tuple[Named, ...]:
 def compress(raw: bytes) -> bytes:
     """A payload's packed form."""
     if len(raw) > MAX_RAW_BYTES:
-        raise TooLarge(f"one row of {len(raw):,} bytes is over the limit of {MAX_RAW_BYTES:,}")
+        raise TooLarge(f"a row of {len(raw):,} bytes is over the limit of {MAX_RAW_BYTES:,}")
     return zstandard.ZstdCompressor(level=_LEVEL, write_content_size=True).compress(raw)
 
 

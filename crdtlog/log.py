@@ -194,9 +194,10 @@ class Log:
     def entries_after(self, position: int, lacking: Mapping[bytes, int], max_bytes: int) -> Batch:
         """Entries behind `position` that a holder of vector `lacking` lacks, in local (hence causal) order.
 
-        Stops after `max_bytes` of entries, but gives at least one. Skipping what is not lacking reads the index of
-        positions only, not the entries.
+        Stops after `max_bytes` of entries, but gives at least one. Begins at the first entry that is lacking, so that
+        the cost follows what is missing and not what is stored.
         """
+        position = max(position, self._before_first(lacking))
         found: list[LogEntry] = []
         size = 0
         cursor = self._connection.execute(
@@ -217,6 +218,18 @@ class Log:
                 size += len(signed)
             position = at
         return Batch(found, position, True)
+
+    def _before_first(self, lacking: Mapping[bytes, int]) -> int:
+        """The position just before the first entry that is lacking; the log's end if none is."""
+        firsts = []
+        for number, writer in self._connection.execute("SELECT id, writer FROM crdtlog__writer").fetchall():
+            row = self._connection.execute(
+                "SELECT position FROM crdtlog__log WHERE writer = ? AND seq = ?",
+                (number, lacking.get(writer, 0) + 1),
+            ).fetchone()
+            if row is not None:
+                firsts.append(row[0])
+        return min(firsts) - 1 if firsts else self.position()
 
     def signed(self, number: int, seq: int) -> bytes:
         """The signed bytes of a held entry."""

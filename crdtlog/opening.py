@@ -63,6 +63,11 @@ def _check_device(connection: sqlite3.Connection, path: Path, device: Device, ho
         )
 
 
+def new_writer(device: Device) -> bytes:
+    """A fresh writer id of a device: its id and random bytes, as a restored device cannot know which it has used."""
+    return device.id + secrets.token_bytes(_WRITER_RANDOM_BYTES)
+
+
 def newcomer_of(device: Device, role: str) -> Newcomer:
     """How records name this device."""
     from crdtlog.certificate import certificate_of
@@ -81,7 +86,7 @@ def _prepare(
         "database": membership.database_id(genesis),
         "genesis": genesis,
         "device": device.id,
-        "writer": device.id + secrets.token_bytes(_WRITER_RANDOM_BYTES),
+        "writer": new_writer(device),
         "epoch": epoch,
         "seed": secrets.randbits(62),
         "generation": 0,
