@@ -5,18 +5,24 @@
         db.execute("UPDATE notes SET title = ? WHERE id = ?", (title, key))
 
 Any SQLite client may write the file; its changes are captured, logged and merged. Exchanging them with other devices is
-the work of the package `peers`.
+the work of the package `peers`. Names are loaded when first used, so that importing the package costs nearly nothing.
 """
 
-from crdtlog.database import Applied, Database, Member, TableStatus, adopt
-from crdtlog.database import open_database as open
-from crdtlog.device import Device, Home
-from crdtlog.drain import Drained
-from crdtlog.errors import CrdtlogError
-from crdtlog.membership import Newcomer
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crdtlog.database import Applied, Database, Member, TableStatus, adopt
+    from crdtlog.database import open_database as open
+    from crdtlog.device import Device, Home
+    from crdtlog.drain import Drained
+    from crdtlog.errors import CrdtlogError
+    from crdtlog.membership import Newcomer
+    from crdtlog.watch import Change
 
 __all__ = [
     "Applied",
+    "Change",
     "CrdtlogError",
     "Database",
     "Device",
@@ -28,3 +34,28 @@ __all__ = [
     "adopt",
     "open",
 ]
+
+_HOMES = {
+    "Applied": "database",
+    "Change": "watch",
+    "CrdtlogError": "errors",
+    "Database": "database",
+    "Device": "device",
+    "Drained": "drain",
+    "Home": "device",
+    "Member": "database",
+    "Newcomer": "membership",
+    "TableStatus": "database",
+    "adopt": "database",
+    "open": "database",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from the module that defines it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(f"{__name__}.{_HOMES[name]}")
+    value = getattr(module, "open_database" if name == "open" else name)
+    globals()[name] = value
+    return value

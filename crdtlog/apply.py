@@ -114,8 +114,9 @@ class _Step(NamedTuple):
     taken: tuple[int, ...]
     #: for each slot taken: the section's column, and where its hash stands in the row's
     splice: list[tuple[int, int]]
-    pushed: list[tuple[int, Version]]
-    lost: list[int]
+    #: slots whose showing version now loses, and slots whose written one does; with the section's column
+    pushed: list[tuple[int, Version, int]]
+    lost: list[tuple[int, Version, int]]
 
 
 class _Applier(Work):
@@ -269,11 +270,14 @@ class _Applier(Work):
             tuple(slot for _, slot in columns),
             [(i, self.cell_index[slot] * HASH_BYTES) for i, slot in columns],
             [
-                (slot, version)
+                (slot, version, self.section_index.get(slot, -1))
                 for bits, version in merged.pushed
                 for slot in slots_in(bits, self.tracked.slots)
             ],
-            slots_in(merged.lost, self.tracked.slots),
+            [
+                (slot, write.version, self.section_index.get(slot, -1))
+                for slot in slots_in(merged.lost, self.tracked.slots)
+            ],
         )
 
     def _adopt(self, index: int, key: Key, digest: bytes) -> None:
@@ -282,20 +286,20 @@ class _Applier(Work):
         self.out.documents.append((*key, self.author.writer, self.author.seq, at, 0, 0, None, digest))
 
     def _keep_losers(self, index: int, key: Key, cells: Row, step: "_Step") -> int:
-        section, position = self.section, self.section_index
-        for slot, version in step.pushed:
+        """Keep what loses by a step; a value equal to the one that shows is kept out of sight."""
+        section = self.section
+        for slot, version, column in step.pushed:
             if slot == BIRTH:
                 self.keep(key, slot, version, None, True)
                 continue
             old = cells[self.cell_index[slot]]
-            self.keep(key, slot, version, old, same(old, section.cells[position[slot]][index]))
-        for slot in step.lost:
-            own = Version(section.stamps[index], self.author.writer, self.author.seq)
+            self.keep(key, slot, version, old, same(old, section.cells[column][index]))
+        for slot, version, column in step.lost:
             if slot == BIRTH:
-                self.keep(key, slot, own, None, True)
+                self.keep(key, slot, version, None, True)
                 continue
-            value = section.cells[position[slot]][index]
-            self.keep(key, slot, own, value, same(value, cells[self.cell_index[slot]]))
+            value = section.cells[column][index]
+            self.keep(key, slot, version, value, same(value, cells[self.cell_index[slot]]))
         return len(step.pushed) + len(step.lost)
 
     # --- writing --------------------------------------------------------------------------------------------------

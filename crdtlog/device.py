@@ -68,11 +68,12 @@ class Home:
         state = Path(platformdirs.user_state_dir("crdtlog", appauthor=False))
         if state == data:
             state = data / "state"
-        runtime = Path(platformdirs.user_runtime_dir("crdtlog", appauthor=False))
-        # Without a session's own directory platformdirs falls back to a shared one, where another user could
-        # be first.
-        is_own = os.name != "posix" or _is_owned(runtime.parent)
-        return Home(data, state=state, run=runtime if is_own else state / "run")
+        # Where the login gives no directory of one's own, platformdirs falls back to a shared one, in which another
+        # user could be first.
+        shared = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
+        if os.name == "posix" and not (shared.is_absolute() and _is_owned(shared)):
+            return Home(data, state=state, run=state / "run")
+        return Home(data, state=state, run=Path(platformdirs.user_runtime_dir("crdtlog", appauthor=False)))
 
     @staticmethod
     def of(home: "Home | Path | str | None") -> "Home":

@@ -181,43 +181,44 @@ def merge_plain(
     `every` is the bit set of all slots, liveness included. Equal to `merge` there (a property test says so).
     """
     new = write.version
-    cells = write.slots & ~1
+    cells = write.slots & every & ~1
     strata = _read_strata(before.strata)
     owned = every & ~1
     for stratum in strata:
         owned &= ~stratum[3]
     strata.append((before.writer, before.seq, before.stamp, owned, 2 if before.dead else 1))
-    kept: list[tuple[Version, int, int]] = []
+    kept: list[tuple[tuple[int, bytes, int], Version, int, int]] = []
     pushed: list[tuple[int, Version]] = []
     lost = 0
     new_rank = rank(new)
     for writer, seq, stamp, bits, life in strata:
         version = Version(stamp, writer, seq)
+        place = rank(version)
         overlap = bits & cells
         if covered(version):
             life = 0
             bits &= ~cells
         elif overlap:
-            if rank(version) < new_rank:
+            if place < new_rank:
                 pushed.append((overlap, version))
                 bits &= ~cells
             else:
                 lost |= overlap
         if bits or life:
-            kept.append((version, bits, life))
-    kept.append((new, cells & every & ~lost, 1 if write.alive else 2))
-    kept.sort(key=lambda item: rank(item[0]))
-    own = max(index for index, item in enumerate(kept) if item[2])
-    version, _, life = kept[own]
-    others = [
-        [v.writer, v.seq, v.stamp, _bits_out(bits), alive]
-        for index, (v, bits, alive) in enumerate(kept)
-        if index != own and (bits or alive)
-    ]
-    alive = life == 1
-    after = Compact(version.writer, version.seq, version.stamp, not alive, pack(others) if others else b"")
-    unseen = not alive and any(item[2] == 1 for item in kept)
-    return Plain(after, not before.dead, alive, cells & every & ~lost, lost, pushed, unseen)
+            kept.append((place, version, bits, life))
+    taken = cells & ~lost
+    kept.append((new_rank, new, taken, 1 if write.alive else 2))
+    kept.sort()
+    own = len(kept) - 1
+    while not kept[own][3]:
+        own -= 1
+    _, version, _, life = kept.pop(own)
+    after = Compact(version.writer, version.seq, version.stamp, life == 2, b"")
+    if kept:
+        others = [[v.writer, v.seq, v.stamp, _bits_out(bits), alive] for _, v, bits, alive in kept]
+        after = after._replace(strata=pack(others))
+    unseen = life == 2 and any(item[3] == 1 for item in kept)
+    return Plain(after, not before.dead, life == 1, taken, lost, pushed, unseen)
 
 
 def slots_in(bits: int, slots: Sequence[int]) -> list[int]:
