@@ -4,6 +4,7 @@ The engine uses Python's own `sqlite3` and never brings a second SQLite library 
 a process, and two copies of the library on one file lose data. Everything else talks to the `Connection` made here.
 """
 
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -141,12 +142,12 @@ def execute_rows(
     """Run one statement for many rows of parameters.
 
     `odd` says that some text may not be valid UTF-8; such a parameter is bound as bytes and cast, which stores exactly
-    those bytes as text. `sql` must contain no question mark but its placeholders.
+    those bytes as text.
     """
     if not odd:
         connection.executemany(sql, rows)
         return
-    pieces = sql.split("?")
+    pieces = _around_placeholders(sql)
     for row in rows:
         if not has_odd_text(row):
             connection.execute(sql, row)
@@ -155,3 +156,16 @@ def execute_rows(
         bound = [text_bytes(v) if isinstance(v, str) else v for v in row]
         text = "".join(piece + mark for piece, mark in zip(pieces, [*marks, ""], strict=True))
         connection.execute(text, bound)
+
+
+_QUOTED_OR_PLACEHOLDER = re.compile(r'"(?:[^"]|"")*"|\'(?:[^\']|\'\')*\'|\?')
+
+
+def _around_placeholders(sql: str) -> list[str]:
+    """The text between a statement's placeholders; a question mark inside a quoted name is none."""
+    pieces, begin = [], 0
+    for found in _QUOTED_OR_PLACEHOLDER.finditer(sql):
+        if found[0] == "?":
+            pieces.append(sql[begin : found.start()])
+            begin = found.end()
+    return [*pieces, sql[begin:]]

@@ -109,7 +109,10 @@ def _normal(value: Value, collation: str) -> Value:
         return as_int if as_int <= _INT64_MAX else value
     if type(value) is str:
         if collation == "NOCASE":
-            return value.translate(_ASCII_LOWER)
+            folded = value.translate(_ASCII_LOWER)
+            nul = folded.find("\0")
+            # SQLite compares up to the first NUL, and then only how many bytes there are.
+            return folded if nul < 0 else folded[:nul] + "\0" * len(text_bytes(folded[nul:]))
         if collation == "RTRIM":
             return value.rstrip(" ")
     return value
