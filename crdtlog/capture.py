@@ -17,7 +17,11 @@ def trigger_statements(tracked: Tracked) -> dict[str, str]:
     prefix = f"crdtlog__{tracked.number}"
     note_new, note_old = _note(tracked, "NEW"), _note(tracked, "OLD")
     keys = ", ".join(tracked.key_names)
-    moved = " OR ".join(f"OLD.{name} IS NOT NEW.{name}" for name in tracked.key_names)
+    # Compared as the key compares them, which need not be how the column does.
+    moved = " OR ".join(
+        f"OLD.{name} IS NOT NEW.{name}" + f" COLLATE {column.key_collation}" * (column.collation != column.key_collation)
+        for name, column in zip(tracked.key_names, tracked.keys, strict=True)
+    )
     new_known, old_known = _known(tracked, "NEW"), _known(tracked, "OLD")
     when_new = f"WHEN {new_known} " if new_known else ""
     when_old = f"WHEN {old_known} " if old_known else ""

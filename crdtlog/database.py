@@ -29,7 +29,7 @@ from crdtlog import (
 from crdtlog.apply import CaptureFirst, apply_data
 from crdtlog.check import Difference, Progress, Verified, no_progress
 from crdtlog.clock import julian, stamp_ms
-from crdtlog.connection import execute_rows, translate
+from crdtlog.connection import escaping_text, execute_rows, translate
 from crdtlog.device import Device, Home, verify_bytes
 from crdtlog.drain import Drained, Drainer
 from crdtlog.entry import Entry, Signed
@@ -469,12 +469,16 @@ class Database:
     # --- questions ------------------------------------------------------------------------------------------------
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """Column names and rows of a query that cannot write, on `connection`."""
+        """Column names and rows of a query that cannot write, on `connection`.
+
+        Text that is not valid UTF-8 comes with surrogate escapes.
+        """
         connection = self.connection
         connection.execute("PRAGMA query_only = ON")
         try:
-            cursor = connection.execute(sql, parameters)
-            return [column[0] for column in cursor.description or ()], cursor.fetchall()
+            with escaping_text(connection):
+                cursor = connection.execute(sql, parameters)
+                return [column[0] for column in cursor.description or ()], cursor.fetchall()
         except sqlite3.Error as error:
             raise translate(error, self.path) from error
         finally:
@@ -491,9 +495,10 @@ class Database:
         )
 
     def _view(self, sql: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
-        cursor = self._state.connection.execute(sql, parameters)
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor]
+        with escaping_text(self._state.connection):
+            cursor = self._state.connection.execute(sql, parameters)
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor]
 
     def check(self, *, fix: bool = False, progress: Progress = no_progress) -> list[Difference]:
         """Compare all rows with their documents; with `fix`, take in what differs as changes made now."""

@@ -157,7 +157,7 @@ def server_context(members: Iterable[bytes], own: Identity) -> ssl.SSLContext:
     context.num_tickets = 0
     context.load_cert_chain(own.pem_path)
     context.verify_mode = ssl.CERT_OPTIONAL
-    _trust(context, members)
+    trust(context, members)
     return context
 
 
@@ -171,7 +171,7 @@ def client_context(expected: Iterable[bytes], own: Identity | None) -> ssl.SSLCo
     context.verify_mode = ssl.CERT_REQUIRED
     if own is not None:
         context.load_cert_chain(own.pem_path)
-    _trust(context, expected)
+    trust(context, expected)
     return context
 
 
@@ -199,7 +199,7 @@ def _context(protocol: int) -> ssl.SSLContext:
     return context
 
 
-def _trust(context: ssl.SSLContext, certificates: Iterable[bytes]) -> None:
+def trust(context: ssl.SSLContext, certificates: Iterable[bytes]) -> None:
     """Trust the well-formed ones: a malformed record of one member must not keep the others out."""
     accepted = []
     for certificate in dict.fromkeys(certificates):

@@ -1,0 +1,117 @@
+"""`crdtlog verify` and `crdtlog check`: whether logs, documents and rows agree.
+
+Knows how to ask the engine and how to say what it found. The one idea: what was written but not yet taken in is no
+difference, so both drain first; a finding is an answer, not a failure, and has an exit code of its own.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from peers.cli.arguments import file_argument, json_option
+from peers.cli.files import drain, opened
+from peers.cli.output import count, progress_bar, say, show_data, show_json, show_table
+
+if TYPE_CHECKING:
+    from crdtlog import Database
+    from crdtlog.check import Difference, Progress
+
+#: The command worked, and its answer is that something is not in order.
+EXIT_NOT_IN_ORDER = 3
+_ATTEMPTS = 3
+
+
+@click.command()
+@file_argument
+@json_option
+@click.pass_context
+def verify(context: click.Context, file: Path, as_json: bool) -> None:
+    """Check every signature, hash chain and context of FILE, and print a digest of its documents.
+
+    Two devices hold the same exactly when they print the same state. Exit code 3 if something does not hold.
+
+    \b
+    Example:
+        crdtlog verify notes.db
+    """
+    with opened(file) as database:
+        drain(database)
+        with progress_bar() as progress:
+            found = database.verify(progress)
+    if as_json:
+        show_json(
+            {"ok": found.ok, "state": found.state, "entries": found.entries, "rows": found.rows}
+            | {"problems": found.problems}
+        )
+    else:
+        show_data(f"{'ok' if found.ok else 'not ok'}  state {found.state}")
+        say(f"Checked {count(found.entries, 'entry')} and {count(found.rows, 'document')}.")
+        for problem in found.problems:
+            say(f"Problem: {problem}")
+    if not found.ok:
+        context.exit(EXIT_NOT_IN_ORDER)
+
+
+@click.command()
+@file_argument
+@click.option("--fix", is_flag=True, help="Take in what differs, as changes made now on this device.")
+@json_option
+@click.pass_context
+def check(context: click.Context, file: Path, fix: bool, as_json: bool) -> None:
+    """Compare every row of FILE with its document.
+
+    Triggers capture what programs write; what they missed (a program that had dropped them, a restored table) shows
+    here. With --fix the rows win: whatever differs is taken in as a change made now. Exit code 3 if something differs
+    and was not fixed.
+
+    \b
+    Examples:
+        crdtlog check notes.db
+        crdtlog check notes.db --fix
+    """
+    with opened(file) as database:
+        drain(database)
+        with progress_bar() as progress:
+            found = differences(database, progress)
+            if fix:
+                database.check(fix=True, progress=progress)
+                left = differences(database, progress)
+            else:
+                left = found
+        paused = {table.name: table.paused for table in database.tables() if table.paused}
+    in_order = not any(item.total for item in left) and not paused
+    if as_json:
+        tables = [item._asdict() | {"total": item.total} for item in found]
+        stopped = [{"table": name, "why": why} for name, why in paused.items()]
+        show_json({"ok": in_order, "fixed": fix, "tables": tables, "paused": stopped})
+    else:
+        _tell(found, fix=fix, file=file)
+    if not in_order:
+        context.exit(EXIT_NOT_IN_ORDER)
+
+
+def differences(database: "Database", progress: "Progress") -> list["Difference"]:
+    """What differs, asked again while other programs are writing: what they wrote meanwhile is no difference."""
+    found = database.check(progress=progress)
+    for _ in range(_ATTEMPTS):
+        if not any(item.total for item in found) or not database.pending():
+            break
+        database.drain_all()
+        found = database.check(progress=progress)
+    return found
+
+
+def _tell(found: list["Difference"], *, fix: bool, file: Path) -> None:
+    rows = [(item.table, item.without_document, item.changed, item.missing, item.null_keys) for item in found]
+    if rows:
+        show_table(("TABLE", "NEW ROWS", "CHANGED", "GONE", "KEY IS NULL"), rows)
+    total = sum(item.total for item in found)
+    if not total:
+        say("All rows agree with their documents.")
+    elif fix:
+        say(f"Took in {count(total, 'row')} as changed now.")
+    else:
+        say(f"{count(total, 'row')} differ. If the rows are right: crdtlog check {file} --fix")
+    if any(item.null_keys for item in found):
+        say("Rows whose key is NULL are not replicated; give them a key.")

@@ -1,0 +1,165 @@
+"""`crdtlog pair` and `crdtlog join`: the two ends of letting a device in.
+
+Knows whom to ask to open a code: the daemon if one runs in this home, otherwise a node that lives for this one command.
+Must not know how pairing works.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from peers.cli.arguments import file_argument, json_option, network_options
+from peers.cli.files import opened
+from peers.cli.output import say, show_data, show_json, visible, warn
+from peers.cli.settings import network
+
+if TYPE_CHECKING:
+    from crdtlog import Home
+    from peers.cli.settings import Network
+
+#: Roles that devices have in this version; readers are refused, as nothing enforces the role yet.
+ROLES = ("admin", "writer")
+
+
+@click.command()
+@file_argument
+@click.option(
+    "--role", default="admin", show_default=True, metavar="ROLE", help="What it may do: admin or writer."
+)
+@click.option("--yes", is_flag=True, help="Approve whoever gives the code, for scripts.")
+@network_options("relay")
+def pair(file: Path, role: str, yes: bool) -> None:
+    """Let one more device share FILE: print a code, and wait until the device has joined with it.
+
+    The code stands alone on the first line of the output. It is good for one device, one guess and ten minutes. An
+    admin may let in others, a writer may not.
+
+    \b
+    Examples:
+        crdtlog pair notes.db
+        crdtlog pair notes.db --role writer
+    """
+    from crdtlog import Home
+
+    check_role(role)
+    with opened(file):
+        pass  # not a database, or another device's: said before a code is made
+    home = Home.default()
+    chosen = network(home)
+    device = _by_daemon(home, file, role, yes) or _by_ourselves(home, chosen, file, role, yes)
+    say(f"{visible(device['name'])} has joined as {device['role']}.")
+
+
+def check_role(role: str) -> None:
+    """Require a role of this version. Raises `Usage`."""
+    from crdtlog.errors import Usage
+
+    if role == "reader":
+        raise Usage("devices that may only read are not in this version", "Roles: admin, writer.")
+    if role not in ROLES:
+        raise Usage(f"there is no role {role!r}", f"Roles: {', '.join(ROLES)}.")
+
+
+def _by_daemon(home: "Home", file: Path, role: str, yes: bool) -> dict[str, Any] | None:
+    """The device that joined through the daemon of this home; None if no daemon runs."""
+    from crdtlog.errors import DaemonUnavailable
+    from peers.cli import person
+    from peers.control import Client
+
+    try:
+        client = Client.connect(home)
+    except DaemonUnavailable:
+        return None
+    with client:
+        for message in client.stream("pair", path=str(file.absolute()), role=role):
+            if "code" in message:
+                person.show_code(message["code"], message.get("address"), file)
+            elif "approve" in message:
+                asked = message["approve"]
+                client.send({"approve": person.approves(asked["name"], asked["fingerprint"], yes=yes)})
+            elif "done" in message:
+                return dict(message["done"]["device"])
+    return None
+
+
+def _by_ourselves(home: "Home", chosen: "Network", file: Path, role: str, yes: bool) -> dict[str, Any]:
+    """The device that joined through a node of our own."""
+    import asyncio
+
+    from peers.cli import person
+    from peers.node import Options
+    from peers.standalone import pair_once
+
+    async def show_code(code: str, address: str) -> None:
+        person.show_code(code, address, file)
+
+    async def approve(name: str, fingerprint: str) -> bool:
+        return await person.ask(name, fingerprint, yes=yes)
+
+    options = Options(listen=chosen.listen, peers=chosen.peers, mdns=chosen.mdns)
+    pairing = pair_once(file, role, home=home, show_code=show_code, approve=approve, options=options)
+    return dict(asyncio.run(pairing)["device"])
+
+
+@click.command()
+@click.argument("code")
+@file_argument
+@click.option(
+    "--device",
+    envvar="CRDTLOG_DEVICE",
+    metavar="NAME",
+    help="How others see this device (default: host name).",
+)
+@network_options("relay", "peers", "no_mdns")
+@json_option
+def join(
+    code: str, file: Path, device: str | None, peers: tuple[str, ...], no_mdns: bool | None, as_json: bool
+) -> None:
+    """Make FILE a copy of the database whose device shows CODE, and fetch what that device has.
+
+    FILE may be missing, be empty, or hold rows in the same tables, which are then merged by key.
+
+    \b
+    Examples:
+        crdtlog join 417-abandon-zebra-lucky notes.db
+        crdtlog join 417-abandon-zebra-lucky notes.db --device phone --peer 192.168.1.20:4710
+    """
+    import asyncio
+
+    from crdtlog import Home
+    from peers import joining
+
+    home = Home.default()
+    chosen = network(home, peers=peers, no_mdns=no_mdns)
+    _tell_fingerprint(home, code, device)
+    work = joining.join(
+        code, file, home=home, name=device, peers=chosen.peers, mdns=chosen.mdns, progress=_show_progress
+    )
+    joined = asyncio.run(work)["joined"]
+    if as_json:
+        show_json({"joined": joined})
+    else:
+        show_data(
+            f"{file} is shared with {visible(joined['issuer']['name'])}; this device is {visible(joined['name'])}."
+        )
+    if not joined["complete"]:
+        warn(f"Not all rows are here yet ({joined['why']}). They come with: crdtlog up {file}")
+    else:
+        say(f"Next: crdtlog up {file}")
+
+
+def _tell_fingerprint(home: "Home", code: str, name: str | None) -> None:
+    """Show what the other device's person is asked to compare. Raises `Usage` for what is no code."""
+    from crdtlog.certificate import certificate_of
+    from crdtlog.device import load_device
+    from peers.codes import parse_code
+    from peers.identity import fingerprint, readable
+
+    parse_code(code)
+    certificate = certificate_of(load_device(home.prepare(), name=name))
+    say(f"This device's fingerprint is {readable(fingerprint(certificate))}")
+
+
+def _show_progress(line: str) -> None:
+    say(visible(line))

@@ -1,0 +1,42 @@
+"""`crdtlog up`: the daemon, in the foreground.
+
+Knows how flags become the daemon's options. Must not know what the daemon does (`peers.daemon`).
+"""
+
+from pathlib import Path
+
+import click
+
+from peers.cli.arguments import network_options
+from peers.cli.settings import network
+
+
+@click.command()
+@click.argument("files", nargs=-1, metavar="[FILE ...]", type=click.Path(path_type=Path))
+@network_options("listen", "relay", "peers", "no_mdns")
+@click.pass_context
+def up(
+    context: click.Context,
+    files: tuple[Path, ...],
+    listen: str | None,
+    peers: tuple[str, ...],
+    no_mdns: bool | None,
+) -> None:
+    """Exchange changes of FILEs with other devices until stopped.
+
+    Takes in what any program writes, finds the other devices on the local network or at the addresses given, and tells
+    each thing worth knowing in one line. Without FILE: the files served before.
+
+    \b
+    Examples:
+        crdtlog up notes.db
+        crdtlog up notes.db --listen 0.0.0.0:4710 --peer 192.168.1.20:4710 --no-mdns
+    """
+    from crdtlog import Home
+    from peers import daemon
+    from peers.node import Options
+
+    home = Home.default()
+    chosen = network(home, listen, peers, no_mdns)
+    options = Options(listen=chosen.listen, peers=chosen.peers, mdns=chosen.mdns)
+    context.exit(daemon.run(files, options, home))

@@ -1,0 +1,430 @@
+"""One file of a node and all its connections: who may connect, which of two connections stays, what people are told.
+
+Knows members, links and the dialler of one file. Must not know other files, the listener or pairing. The one idea: at
+most one link per device, and which one stays when both sides dial at once follows from the two device ids alone, so
+that both sides keep the same.
+"""
+
+import asyncio
+import contextlib
+import ssl
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from crdtlog.database import Database
+from crdtlog.errors import CopiedHome, CrdtlogError, EntryRefused, NoPeer, PeerRefused
+from peers import status
+from peers.dialer import Dialer, Outcome
+from peers.discovery import address as format_address
+from peers.files import Facts, SharedFile
+from peers.identity import Identity, client_context, member_of
+from peers.link import LIMITS, Link
+from peers.session import Close, Code
+from peers.transport import PORT_HEADER, SYNC_PATH, Caller, Wire, parse_address
+
+BAN_SECONDS = 30.0
+"""A device that sent what it must not is not listened to for this long."""
+REPORT_SECONDS = 1.0
+"""Rows that come within this time are one line of the log."""
+SIGHTING_SECONDS = 3.0
+"""How long a sync waits for devices to be found on the local network."""
+FAREWELL_SECONDS = 1.0
+LAST_DRAIN_SECONDS = 5.0
+
+DUPLICATE = "Another connection between the two devices is kept."
+_FAULTS = frozenset(
+    {Code.VIOLATION, Code.WINDOW, Code.FLOOD, Code.TOO_LARGE, Code.ENTRY_REFUSED, Code.IDENTITY}
+)
+_ERRORS: Mapping[str, type[CrdtlogError]] = {Code.COPIED_HOME: CopiedHome, Code.ENTRY_REFUSED: EntryRefused}
+
+
+class Surroundings(NamedTuple):
+    """What the sharings of one node have in common. `port()` is where the node listens, or None."""
+
+    caller: Caller
+    identity: Identity
+    place: bytes
+    port: Callable[[], int | None]
+    uses_mdns: bool
+
+
+class Sharing:
+    """One file and its links, from `start` to `close`. `on_members` is called when the members have changed."""
+
+    def __init__(
+        self,
+        file: SharedFile,
+        around: Surroundings,
+        log: Callable[[str], None],
+        on_members: Callable[[], None],
+    ) -> None:
+        self.file = file
+        self.links: dict[bytes, Link] = {}
+        self.problems: dict[bytes, str] = {}
+        self._around = around
+        self._log = log
+        self._on_members = on_members
+        self._dialer = Dialer(self._connect, self.links.__contains__)
+        self._static: frozenset[str] = frozenset()
+        self._claims: set[bytes] = set()
+        self._running: set[Link] = set()
+        self._banned: dict[bytes, tuple[float, str]] = {}
+        self._complaints: dict[str, str] = {}
+        self._context: ssl.SSLContext | None = None
+        self._greeted: dict[Link, Callable[[bytes], None]] = {}
+        self._is_settled = False
+        self._rows: Counter[str] = Counter()
+        self._news = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        file.on_change = self._file_changed
+        file.on_rows = lambda count: self._count("{} changed here", count)
+        file.on_problem = self.say
+
+    async def start(self, static: Iterable[str]) -> None:
+        """Begin to tend the file, and to dial: `static` addresses, and where devices were last reached."""
+        self.file.start()
+        self._static = frozenset(static)
+        self._dialer.add(self._static, lasting=True)
+        for device, addresses in (await self.file.run(Database.addresses)).items():
+            self._dialer.add(addresses, device=device, lasting=True)
+
+    async def close(self) -> None:
+        """Say goodbye to the other devices, and close the file after a last drain."""
+        self._dialer.stop_dialling()
+        for link in list(self._running):
+            link.stop("The other device's crdtlog was stopped.")
+        if not await self._links_ended():
+            for link in list(self._running):
+                link.abort()
+            await self._links_ended()
+        await self._dialer.close()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=FAREWELL_SECONDS)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            async with asyncio.timeout(LAST_DRAIN_SECONDS):
+                await self.file.drain()
+        except TimeoutError:
+            self.say("much is left to take in; that goes on next time")
+        except CrdtlogError as error:
+            self.say(f"{error} {error.hint}".strip())
+        self._report()
+        await self.file.close()
+
+    async def _links_ended(self) -> bool:
+        """Wait a moment for all links to end; whether they have."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_SECONDS):
+                await self.wait_for(lambda: not self._running)
+        return not self._running
+
+    def say(self, text: str) -> None:
+        """One line for a person."""
+        self._log(f"{self.file.path.name}: {text}")
+
+    # --- members --------------------------------------------------------------------------------------------------
+
+    @property
+    def certificates(self) -> dict[bytes, bytes]:
+        """Every member's certificate (DER) by device id, our own included: whoever shows it is a copy of us, or us."""
+        return {member.device: member.certificate for member in self.file.facts.members}
+
+    def name_of(self, device: bytes) -> str:
+        """A member's name."""
+        return next((m.name for m in self.file.facts.members if m.device == device), device.hex()[:12])
+
+    def _file_changed(self, before: Facts, after: Facts) -> None:
+        if before.members != after.members:
+            self._context = None
+            known = {member.device for member in before.members}
+            for member in after.members:
+                if member.device not in known:
+                    by = f" (added by {self.name_of(member.added_by)})" if member.added_by else ""
+                    self.say(f"{member.name} is a member now, as {member.role}{by}")
+            remaining = {member.device for member in after.members}
+            for link in [link for link in self._running if link.device not in remaining]:
+                link.stop("This device is not a member any more.")
+            self._on_members()
+        if before.heads != after.heads:
+            for link in list(self._running):
+                link.appended(after.heads)
+        self._tell()
+
+    # --- dialling -------------------------------------------------------------------------------------------------
+
+    def sighted(self, addresses: Iterable[str]) -> None:
+        """A device that shares this file was seen on the local network."""
+        addresses = list(addresses)
+        self._dialer.add(addresses)
+        self._dialer.poke(addresses)
+
+    async def _connect(self, address: str, greeted: Callable[[bytes], None]) -> Outcome:
+        certificates = self.certificates
+        if self._context is None:
+            self._context = client_context(certificates.values(), self._around.identity)
+        port = self._around.port()
+        headers = {PORT_HEADER: str(port)} if port else {}
+        try:
+            wire = await self._around.caller.dial(
+                address, SYNC_PATH, self._context, max_bytes=LIMITS.frame_bytes, headers=headers
+            )
+        except CrdtlogError as error:
+            self._complain(address, error)
+            return Outcome(None, error)
+        self._complaints.pop(address, None)
+        device = member_of(wire.certificate, certificates)
+        if device is None or device in self._claims or device in self.links:
+            await wire.close()
+            return Outcome(device)
+        self._claims.add(device)
+        link = self._new_link(wire, device, dialled=True)
+        self._greeted[link] = greeted
+        try:
+            ended = await self._run(link)
+        finally:
+            self._claims.discard(device)
+            del self._greeted[link]
+        return _outcome(device, ended)
+
+    def _complain(self, address: str, error: CrdtlogError) -> None:
+        """Say once that an address does not work, and why; that a remembered device is off is no news."""
+        text = f"{error}. {error.hint}".strip()
+        if self._complaints.get(address) == text:
+            return
+        self._complaints[address] = text
+        if isinstance(error, PeerRefused):
+            self.say(text)
+        elif address in self._static:
+            self.say(f"{error}; trying again")
+
+    # --- accepting ------------------------------------------------------------------------------------------------
+
+    async def accept(self, wire: Wire, first_frame: bytes) -> bool:
+        """Serve a connection that another device began; False if the one who shows that certificate is no member."""
+        device = member_of(wire.certificate, self.certificates)
+        if device is None:
+            return False
+        await self._run(self._new_link(wire, device, dialled=False), first_frame)
+        return True
+
+    # --- links ----------------------------------------------------------------------------------------------------
+
+    def _new_link(self, wire: Wire, device: bytes, *, dialled: bool) -> Link:
+        return Link(self.file, wire, device, place=self._around.place, dialled=dialled, owner=self)
+
+    async def _run(self, link: Link, first_frame: bytes | None = None) -> Close:
+        self._running.add(link)
+        try:
+            ended = await link.run(first_frame)
+        finally:
+            self._running.discard(link)
+            was_current = self.links.get(link.device) is link
+            if was_current:
+                del self.links[link.device]
+            self._dialer.links_changed()
+            self._tell()
+        self._note_end(link, ended, was_current)
+        return ended
+
+    def admit(self, link: Link) -> Close | None:
+        """Refuse a device that is connected from another home already, or was dropped just now; see `Owner`."""
+        other = self.links.get(link.device)
+        if other is not None and other.peer_place != link.peer_place:
+            reason = f"Two machines or homes run with the keys of one device ('{link.name}')."
+            hint = "Keep one of the two; on the other, delete the copied home and file, and join with `crdtlog join`."
+            return Close(f"{reason} {hint}", True, Code.COPIED_HOME)
+        until, why = self._banned.get(link.device, (0.0, ""))
+        if time.monotonic() < until:
+            return Close(f"Not so soon after this: {why}", False, Code.STOPPED)
+        return None
+
+    def link_known(self, link: Link) -> None:
+        """Keep this link, or the one that stands already; see `Owner`."""
+        other = self.links.get(link.device)
+        if other is not None and self._initiator(other) < self._initiator(link):
+            link.stop(DUPLICATE)
+            return
+        self.links[link.device] = link
+        if other is not None:
+            other.stop(DUPLICATE)
+        else:
+            self.say(f"{link.name} connected (direct, {link.wire.address})")
+        self.problems.pop(link.device, None)
+        greeted = self._greeted.get(link)
+        if greeted is not None:
+            greeted(link.device)
+        self._dialer.links_changed()
+        self._start(self._remember(link))
+        self._tell()
+
+    def _initiator(self, link: Link) -> bytes:
+        return self.file.device.id if link.dialled else link.device
+
+    async def _remember(self, link: Link) -> None:
+        """Write down where the device can be dialled."""
+        address = link.wire.address if link.dialled else _listening_address(link.wire)
+        if address is not None:
+            await self.file.hold(
+                lambda engine: engine.record_address(link.device, address, time.time_ns() // 1_000_000)
+            )
+            self._dialer.add([address], device=link.device, lasting=True)
+
+    def link_caught_up(self, link: Link) -> None:
+        """See `Owner`."""
+        if not self._is_settled:
+            self._start(self._settle())
+        self._tell()
+
+    async def _settle(self) -> None:
+        """After the first catch-up of a file that joined, rows that were there before are taken in."""
+        await self.file.hold(Database.caught_up)
+        await self.file.drain()
+        self._is_settled = True
+        self._tell()
+
+    def link_received(self, link: Link, rows: int) -> None:
+        """See `Owner`."""
+        self._count(f"received {{}} from {link.name}", rows)
+
+    def link_stalled(self, link: Link, reason: str | None) -> None:
+        """See `Owner`."""
+        self.say(
+            f"nothing is taken from {link.name} for now: {reason}"
+            if reason
+            else f"taking from {link.name} again"
+        )
+        self._tell()
+
+    def _note_end(self, link: Link, ended: Close, was_current: bool) -> None:
+        is_fault = ended.code in _FAULTS and not ended.by_peer
+        text = f"{ended.reason} {ended.hint}".strip()
+        if is_fault:
+            self._banned[link.device] = (time.monotonic() + BAN_SECONDS, ended.reason)
+        if ended.code == Code.SELF or ended.reason == DUPLICATE:
+            return
+        if is_fault or ended.permanent:
+            self.problems[link.device] = text
+            self.say(
+                f"{link.name} {'refuses us' if ended.by_peer else 'was dropped'} ({link.wire.address}): {text}"
+            )
+        elif was_current:
+            self.say(
+                f"{link.name} disconnected" + ("" if ended.code in (Code.STOPPED, "lost") else f": {text}")
+            )
+        elif ended.by_peer:
+            self.problems[link.device] = text
+
+    def _start(self, work: Any) -> None:
+        async def guarded() -> None:
+            try:
+                await work
+            except CrdtlogError as error:
+                self.say(f"{error} {error.hint}".strip())
+
+        task = asyncio.create_task(guarded())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- telling --------------------------------------------------------------------------------------------------
+
+    def _tell(self) -> None:
+        """Wake whoever waits for something to change."""
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def _count(self, line: str, rows: int) -> None:
+        if not self._rows:
+            asyncio.get_running_loop().call_later(REPORT_SECONDS, self._report)
+        self._rows[line] += rows
+
+    def _report(self) -> None:
+        rows, self._rows = self._rows, Counter()
+        for line, count in rows.items():
+            self.say(line.format("1 row" if count == 1 else f"{count:,} rows"))
+
+    # --- questions ------------------------------------------------------------------------------------------------
+
+    async def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Return when the condition holds; it is asked whenever a link or the file changes."""
+        while not condition():
+            await self._news.wait()
+
+    async def status(self) -> dict[str, Any]:
+        """This file's part of a node's status."""
+        await self.file.flush_held()
+        connections = {
+            device: status.Connection("direct", link.wire.address) for device, link in self.links.items()
+        }
+        problems = self.problems | {d: link.stalled for d, link in self.links.items() if link.stalled}
+        return await self.file.run(lambda engine: status.describe(engine, connections, problems))
+
+    async def sync(self, timeout_s: float | None) -> dict[str, Any]:
+        """Reach every device that can be reached, and return when all of them hold the same as this one.
+
+        Each device's `state` is `equal`, `behind` (it was reached, but time ran out) or `unreachable`. Raises `NoPeer`
+        if there are other devices and none was reached.
+        """
+        await self.file.drain()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._reach_all()
+                await self.wait_for(self._all_equal)
+        except TimeoutError:
+            pass
+        devices = [
+            self._sync_state(m.device) for m in self.file.facts.members if m.device != self.file.device.id
+        ]
+        if devices and all(device["state"] == "unreachable" for device in devices):
+            raise NoPeer(
+                f"no other device of {self.file.path.name} could be reached: "
+                + "; ".join(f"{device['name']}: {device['why']}" for device in devices),
+                "Start `crdtlog up` there, or name an address with --peer HOST:PORT.",
+            )
+        return {"complete": all(device["state"] == "equal" for device in devices), "devices": devices}
+
+    async def _reach_all(self) -> None:
+        await self._dialer.try_all()
+        if self._around.uses_mdns and not self._all_linked():
+            try:
+                async with asyncio.timeout(SIGHTING_SECONDS):
+                    await self.wait_for(self._all_linked)
+            except TimeoutError:
+                await self._dialer.try_all()
+
+    def _all_linked(self) -> bool:
+        return {m.device for m in self.file.facts.members} <= {*self.links, self.file.device.id}
+
+    def _all_equal(self) -> bool:
+        return all(link.is_equal or link.stalled for link in self.links.values()) and (
+            self._is_settled or not any(link.is_equal for link in self.links.values())
+        )
+
+    def _sync_state(self, device: bytes) -> dict[str, Any]:
+        link = self.links.get(device)
+        named = {"id": device.hex(), "name": self.name_of(device)}
+        if link is not None and link.is_equal:
+            return {**named, "state": "equal", "why": None}
+        if link is not None:
+            return {**named, "state": "behind", "why": link.stalled or "not done in the time given"}
+        error = self._dialer.why_unreachable(device)
+        why = self.problems.get(device) or (str(error) if error else "no address of it is known")
+        return {**named, "state": "unreachable", "why": why}
+
+
+def _listening_address(wire: Wire) -> str | None:
+    """Where the device that dialled us says that it listens itself."""
+    port = wire.headers.get(PORT_HEADER, "")
+    if not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 1 << 16):
+        return None
+    return format_address(parse_address(wire.address)[0], int(port))
+
+
+def _outcome(device: bytes, ended: Close) -> Outcome:
+    kind = _ERRORS.get(ended.code, NoPeer if not ended.permanent else PeerRefused)
+    error = None if ended.reason == DUPLICATE else kind(ended.reason, ended.hint)
+    hopeless = ended.permanent or ended.code in _FAULTS
+    return Outcome(device, error, hopeless, is_self=ended.code == Code.SELF)

@@ -1,0 +1,97 @@
+"""`sync` and `pair` where no daemon runs: a node for a moment.
+
+Knows how long the moment is. Must not know how the work is done: that is the node's.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from crdtlog.device import Home
+from peers.issuing import ApproveDevice, ShowCode
+from peers.node import Node, Options
+from peers.pairing import CODE_SECONDS
+from peers.sharing import Sharing
+
+NEWCOMER_SECONDS = 15.0
+"""How long a new device may take to come back for the rows."""
+LEAVING_SECONDS = 3.0
+"""A device that is equal is given this long for more, such as rows it had before it joined."""
+
+
+def _silent(line: str) -> None:
+    """Say nothing."""
+
+
+@contextlib.asynccontextmanager
+async def node_for(
+    path: Path | str, home: Home, options: Options, log: Callable[[str], None]
+) -> AsyncIterator[Node]:
+    """A node that serves one file while the block runs.
+
+    Raises `Locked` when another process exchanges its entries, and what opening the file raises.
+    """
+    node = Node(home, options, log)
+    try:
+        await node.start()
+        await node.add_file(path)
+        yield node
+    finally:
+        await node.stop()
+
+
+async def sync_once(
+    path: Path | str,
+    *,
+    home: Home,
+    options: Options | None = None,
+    timeout_s: float | None = 30.0,
+    log: Callable[[str], None] = _silent,
+) -> dict[str, Any]:
+    """Drain, dial every known address at once, and return when all devices that can be reached hold the same.
+
+    See `Sharing.sync` for the result; raises `NoPeer` if none could be reached.
+    """
+    dialling_only = replace(options or Options(), accepts=False)
+    async with node_for(path, home, dialling_only, log) as node:
+        return await node.sync(path, timeout_s)
+
+
+async def pair_once(
+    path: Path | str,
+    role: str,
+    *,
+    home: Home,
+    show_code: ShowCode,
+    approve: ApproveDevice,
+    options: Options | None = None,
+    expires_s: float = CODE_SECONDS,
+    log: Callable[[str], None] = _silent,
+) -> dict[str, Any]:
+    """Open a code, wait for a device to join with it, and go on serving it until it has all rows."""
+    async with node_for(path, home, options or Options(), log) as node:
+        paired = await node.pair(path, role, show_code, approve, expires_s)
+        await _serve_newcomer(node.sharing(path), bytes.fromhex(paired["device"]["id"]))
+        return paired
+
+
+async def _serve_newcomer(sharing: Sharing, device: bytes) -> None:
+    def is_gone() -> bool:
+        return device not in sharing.links
+
+    def is_equal() -> bool:
+        return is_gone() or sharing.links[device].is_equal
+
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(NEWCOMER_SECONDS):
+            await sharing.wait_for(lambda: not is_gone())
+    while not is_gone():
+        await sharing.wait_for(is_equal)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVING_SECONDS):
+                await sharing.wait_for(is_gone)
+        if is_equal():
+            return

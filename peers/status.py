@@ -1,0 +1,62 @@
+"""What `crdtlog status` shows of a file, as values ready for JSON; the same with a daemon and without.
+
+Knows the engine's questions and the shape of the answer. Must not know connections: who is connected comes in.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from crdtlog.database import Database
+
+
+class Connection(NamedTuple):
+    """How a device is connected: `path` is `direct`, `address` its `host:port`."""
+
+    path: str
+    address: str
+
+
+def describe(
+    engine: Database,
+    connections: Mapping[bytes, Connection] | None = None,
+    problems: Mapping[bytes, str] | None = None,
+) -> dict[str, Any]:
+    """One file: its tables, and its devices with how many entries each lacks.
+
+    `connections` and `problems` are by device id; without a daemon there are none.
+    """
+    connections, problems = connections or {}, problems or {}
+    heads = engine.heads()
+    held = engine.held()
+    tables = engine.tables()
+    _, seen = engine.query("SELECT id, last_seen FROM crdtlog_devices")
+    last_seen = {bytes.fromhex(device): at for device, at in seen}
+    devices = []
+    for member in engine.members():
+        is_self = member.device == engine.device.id
+        connection = connections.get(member.device)
+        theirs = held.get(member.device, {})
+        lag = sum(max(0, head.seq - theirs.get(writer, 0)) for writer, head in heads.items())
+        devices.append(
+            {
+                "id": member.device.hex(),
+                "name": member.name,
+                "role": member.role,
+                "self": is_self,
+                "connected": connection is not None,
+                "path": connection.path if connection else None,
+                "address": connection.address if connection else None,
+                "lag": 0 if is_self else lag,
+                "last_seen": None if is_self else last_seen.get(member.device),
+                "problem": problems.get(member.device),
+            }
+        )
+    return {
+        "path": str(engine.path),
+        "database": engine.id.hex(),
+        "device": engine.device.id.hex(),
+        "name": engine.device.name,
+        "pending": sum(table.pending for table in tables),
+        "tables": [{"name": item.name, "paused": item.paused, "pending": item.pending} for item in tables],
+        "devices": devices,
+    }
