@@ -10,7 +10,6 @@ SHELL := /bin/bash
 PYTHON ?= python3
 JOBS ?= auto
 ROWS ?= 20000
-SEED ?= 1
 TESTS ?= tests
 ARGS ?=
 PIP_TOOLS := pip-tools==7.6.2
@@ -19,7 +18,7 @@ BIN := .venv/bin
 # Runs the pip that belongs to .venv, or another pip on .venv's behalf where .venv has none (see .venv/.made).
 PIP = $$(cat .venv/.made) --disable-pip-version-check -qq --require-virtualenv
 
-.PHONY: help demo test test-all lint types format bench bench-full sim old-sqlite lock clean setup setup-dev
+.PHONY: help demo test test-all lint types format bench bench-full old-sqlite lock clean setup setup-dev
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -49,9 +48,6 @@ bench: .venv/.runtime ## Measure speed (ROWS=20000)
 
 bench-full: .venv/.runtime ## Measure speed with a million rows (takes long)
 	@$(BIN)/python -m simulations.bench --rows 1000000 $(ARGS)
-
-sim: .venv/.runtime ## Run one simulated fleet (SEED=1)
-	@$(BIN)/python -m simulations --seed $(SEED) $(ARGS)
 
 # The oldest SQLite that may open a replicated file. Tests that need it are skipped, saying why, where it cannot be had.
 old-sqlite: .venv/.dev ## Fetch and compile SQLite 3.24.0 for the tests that write with it

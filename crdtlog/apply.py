@@ -38,11 +38,13 @@ from crdtlog.values import HASH_BYTES, Key, Value, hash_rows, normal_key
 class CaptureFirst(Exception):
     """Rows differ from their documents although nothing is captured: they must be drained before this entry."""
 
-    def __init__(self, tracked: Tracked, keys: list[Key], odd: bool) -> None:
+    def __init__(self, tracked: Tracked, keys: list[Key], odd: bool, missing: int) -> None:
         super().__init__(tracked.name)
         self.tracked = tracked
         self.keys = keys
         self.odd = odd
+        #: how many of the rows are gone
+        self.missing = missing
 
 
 def author_of(state: State, item: Entry) -> Author:
@@ -207,6 +209,7 @@ class _Applier(Work):
         changed: list[tuple[object, ...]] = []
         contested: list[tuple[int, Row]] = []
         unseen: list[Key] = []
+        missing = 0
         for at, (name, key, index, present, digest, before, losers) in enumerate(
             zip(
                 names,
@@ -227,6 +230,7 @@ class _Applier(Work):
                 continue
             if present == name[0][3] or (present and digest != before):
                 unseen.append(key)
+                missing += not present
                 continue
             step = None
             if not losers:
@@ -250,7 +254,7 @@ class _Applier(Work):
             )
             changed.append((*step.compact, kept, step.strata, digest, *key))
         if unseen:
-            raise CaptureFirst(self.tracked, unseen, self.odd)
+            raise CaptureFirst(self.tracked, unseen, self.odd, missing)
         changed += [Contested(self, index, row).settle() for index, row in contested]
         if changed:
             execute_rows(self.connection, update_document_sql(self.tracked), changed, odd=self.odd)

@@ -19,7 +19,8 @@ def trigger_statements(tracked: Tracked) -> dict[str, str]:
     keys = ", ".join(tracked.key_names)
     # Compared as the key compares them, which need not be how the column does.
     moved = " OR ".join(
-        f"OLD.{name} IS NOT NEW.{name}" + f" COLLATE {column.key_collation}" * (column.collation != column.key_collation)
+        f"OLD.{name} IS NOT NEW.{name}"
+        + f" COLLATE {column.key_collation}" * (column.collation != column.key_collation)
         for name, column in zip(tracked.key_names, tracked.keys, strict=True)
     )
     new_known, old_known = _known(tracked, "NEW"), _known(tracked, "OLD")

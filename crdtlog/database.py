@@ -288,6 +288,11 @@ class Database:
         # A row from before joining counts as changed when its file was last written, not now.
         at = julian(-tracked.reconcile_ms if tracked.reconcile_ms < 0 else self._state.now_ms())
         with self._state.transaction():
+            if signal.missing > drain.MASS_DELETE_ROWS and tracked.reconcile_ms == 0:
+                # So many rows gone are weak evidence (R2): the whole table is compared before any is taken for deleted.
+                self._state.set_reconcile(tracked, self._state.now_ms())
+                self._state.bump()
+                return
             execute_rows(
                 self._state.connection,
                 f"INSERT INTO {tracked.capture_name} (at, {', '.join(tracked.marks)}) VALUES ({marks})",

@@ -50,6 +50,8 @@ class Backlog:
     #: the log's last stamp before the group: within it rows are distinct, so each keeps its own capture time
     floor: int
     done: int = 0
+    #: many captures of few rows: all of them may still become one entry
+    whole: bool = False
 
 
 _WAITS_FOR_PERSON = "then run `crdtlog check --fix`"
@@ -83,8 +85,11 @@ class Drainer:
         self._force_backlog = False
 
     def prepare(self, *, allow_mass_delete: bool = False) -> None:
-        """Sort a large backlog, or a table to be reconciled, before the write lock is taken."""
-        if self._backlog is not None:
+        """Sort a large backlog, or a table to be reconciled, before the write lock is taken.
+
+        Not under a schema that nobody has looked at yet: the transaction that follows checks it first.
+        """
+        if self._backlog is not None or self._state.schema_changed():
             return
         connection = self._state.connection
         active = self._active()
@@ -187,9 +192,35 @@ class Drainer:
                 f"SELECT {keys}, max(at) FROM ({source}) GROUP BY {keys} ORDER BY {keys}",
                 parameters,
             )
+        names = [_backlog_name(tracked) for tracked in active]
+        rows = sum(connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in names)
+        backlog.whole = rows <= MAX_ROWS
         return backlog
 
+    def _whole_step(self, backlog: Backlog) -> Drained | None:
+        """All rows of the backlog as one entry (R3); None if they do not fit one."""
+        backlog.whole = False
+        batches, room = [], TARGET_RAW_BYTES
+        tables = [self._state.tables.get(table_id) for table_id in backlog.todo]
+        active = [tracked for tracked in tables if tracked is not None and not tracked.paused]
+        for tracked in active:
+            source = f"SELECT {', '.join(tracked.marks)}, at FROM {_backlog_name(tracked)} ORDER BY i"
+            batch, size = _read(self._state, tracked, source, (), room)
+            if batch.full:
+                return None
+            room -= size
+            batches.append(batch)
+        try:
+            rows = write_changes(self._state, batches, backlog.floor)
+        except TooLarge:
+            return None
+        for tracked in active:
+            self._finish_table(backlog, tracked)
+        return Drained(1 if rows else 0, rows, True)
+
     def _backlog_step(self, backlog: Backlog) -> Drained:
+        if backlog.whole and (drained := self._whole_step(backlog)) is not None:
+            return drained
         while backlog.todo:
             tracked = self._state.tables.get(backlog.todo[0])
             if tracked is None or tracked.paused:
@@ -222,7 +253,7 @@ class Drainer:
 
     def _finish_table(self, backlog: Backlog, tracked: Tracked) -> None:
         self._state.connection.execute(f"DROP TABLE IF EXISTS {_backlog_name(tracked)}")
-        backlog.todo.pop(0)
+        backlog.todo.remove(tracked.table_id)
         backlog.done = 0
         if backlog.reconciled.get(tracked.table_id) == tracked.reconcile_ms:
             self._state.set_reconcile(tracked, 0)

@@ -21,8 +21,10 @@ from crdtlog.document import Rank, rank_by
 from crdtlog.entry import Entry, Signed
 from crdtlog.errors import CrdtlogError, NoSuchTable, Untrackable
 from crdtlog.log import Log, Writer
-from crdtlog.schema import difference, from_wire, read_table
+from crdtlog.schema import Places, difference, from_wire, read_table
 from crdtlog.values import unpack
+
+_SINCE_TRACKED = Places("now", "when it was tracked")
 
 
 class State:
@@ -65,7 +67,8 @@ class State:
             except BaseException:
                 if self.connection.in_transaction:
                     self.connection.execute("ROLLBACK")
-                self._position, self._generation = -1, None
+                # What was read or noted inside is undone with it, a schema found changed included.
+                self._position, self._generation, self._schema_version = -1, None, -1
                 raise
 
     def refresh(self) -> None:
@@ -78,9 +81,13 @@ class State:
 
     def _refresh(self) -> None:
         self.refresh()
-        version = self.connection.execute("PRAGMA schema_version").fetchone()[0]
-        if version != self._schema_version:
+        if self.schema_changed():
             self._check_schema()
+
+    def schema_changed(self) -> bool:
+        """Whether somebody changed the schema since it was last checked, which the next transaction does."""
+        version = self.connection.execute("PRAGMA schema_version").fetchone()[0]
+        return bool(version != self._schema_version)
 
     def _reload(self) -> None:
         self.tables = {}
@@ -131,7 +138,7 @@ class State:
             now = read_table(self.connection, tracked.name)
         except (NoSuchTable, Untrackable) as error:
             return str(error)
-        return difference(now, tracked.table)
+        return difference(now, tracked.table, _SINCE_TRACKED)
 
     # --- looking things up ----------------------------------------------------------------------------------------
 

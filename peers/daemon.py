@@ -118,7 +118,7 @@ class Commands:
 
         expires_s = float(arguments.get("expires") or CODE_SECONDS)
         return await self._node.pair(
-            _path(arguments), str(arguments.get("role") or "writer"), show, approve, expires_s
+            _path(arguments), str(arguments.get("role") or "admin"), show, approve, expires_s
         )
 
     async def _stop(self, arguments: Mapping[str, Any], channel: Channel) -> Message:

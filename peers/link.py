@@ -38,6 +38,7 @@ LIMITS = Limits()
 MAX_UNSENT_BYTES = 2 << 20
 """More is not read from the log while this much waits for the connection."""
 RETRY_SECONDS = 1.0
+YOUNG_SECONDS = 10.0
 MAX_SLEEP_SECONDS = 10.0
 
 
@@ -78,7 +79,7 @@ class Link:
         self.dialled = dialled
         self.name = next((m.name for m in file.facts.members if m.device == device), device.hex()[:12])
         self.peer_place: bytes | None = None
-        self.is_known = False
+        self.known_at: float | None = None
         self.stalled: str | None = None
         self.ended: Close | None = None
         self._file = file
@@ -96,6 +97,14 @@ class Link:
     def is_equal(self) -> bool:
         """Whether both sides hold the same and nothing is under way."""
         return self._session.is_caught_up and not self.ended
+
+    @property
+    def is_young(self) -> bool:
+        """Whether another connection between the same two may have been begun before this one stood.
+
+        One that comes later shows that this one is dead: its other end would not have dialled.
+        """
+        return self.known_at is None or time.monotonic() - self.known_at < YOUNG_SECONDS
 
     async def run(self, first_frame: bytes | None = None) -> Close:
         """Exchange entries until the link ends; why it ended. `first_frame` is what was read from the wire already."""
@@ -165,7 +174,7 @@ class Link:
                 case Held(vector):
                     self._file.note_held(self.device, vector)
                 case PeerKnown(name=name):
-                    self.is_known = True
+                    self.known_at = time.monotonic()
                     self.name = name
                     self._owner.link_known(self)
                 case CaughtUp():

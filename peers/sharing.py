@@ -75,11 +75,11 @@ class Sharing:
         self._context: ssl.SSLContext | None = None
         self._greeted: dict[Link, Callable[[bytes], None]] = {}
         self._is_settled = False
-        self._rows: Counter[str] = Counter()
+        self._rows: Counter[tuple[str, str]] = Counter()
         self._news = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         file.on_change = self._file_changed
-        file.on_rows = lambda count: self._count("{} changed here", count)
+        file.on_rows = lambda count: self._count("", count, "changed here")
         file.on_problem = self.say
 
     async def start(self, static: Iterable[str]) -> None:
@@ -245,7 +245,7 @@ class Sharing:
     def link_known(self, link: Link) -> None:
         """Keep this link, or the one that stands already; see `Owner`."""
         other = self.links.get(link.device)
-        if other is not None and self._initiator(other) < self._initiator(link):
+        if other is not None and other.is_young and self._initiator(other) < self._initiator(link):
             link.stop(DUPLICATE)
             return
         self.links[link.device] = link
@@ -288,7 +288,7 @@ class Sharing:
 
     def link_received(self, link: Link, rows: int) -> None:
         """See `Owner`."""
-        self._count(f"received {{}} from {link.name}", rows)
+        self._count("received", rows, f"from {link.name}")
 
     def link_stalled(self, link: Link, reason: str | None) -> None:
         """See `Owner`."""
@@ -336,15 +336,15 @@ class Sharing:
         self._news.set()
         self._news = asyncio.Event()
 
-    def _count(self, line: str, rows: int) -> None:
+    def _count(self, before: str, rows: int, after: str) -> None:
         if not self._rows:
             asyncio.get_running_loop().call_later(REPORT_SECONDS, self._report)
-        self._rows[line] += rows
+        self._rows[before, after] += rows
 
     def _report(self) -> None:
         rows, self._rows = self._rows, Counter()
-        for line, count in rows.items():
-            self.say(line.format("1 row" if count == 1 else f"{count:,} rows"))
+        for (before, after), count in rows.items():
+            self.say(f"{before} {'1 row' if count == 1 else f'{count:,} rows'} {after}".strip())
 
     # --- questions ------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ normal form, so that two devices that mean the same say the same.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from crdtlog import errors
 from crdtlog.schema.sqltext import (
@@ -393,7 +393,17 @@ def _many(obj: object, most: int, read: Callable[[object], T]) -> tuple[T, ...]:
 # --- compared -----------------------------------------------------------------------------------------------
 
 
-def difference(mine: Table, theirs: Table) -> str | None:
+class Places(NamedTuple):
+    """What a sentence calls the two sides of a comparison."""
+
+    mine: str = "here"
+    theirs: str = "there"
+
+
+HERE_AND_THERE = Places()
+
+
+def difference(mine: Table, theirs: Table, places: Places = HERE_AND_THERE) -> str | None:
     """Why rows of these two tables cannot be exchanged, as one sentence; None if they can.
 
     What must agree: the columns (names without regard to ASCII case, and their order), the primary key
@@ -405,31 +415,32 @@ def difference(mine: Table, theirs: Table) -> str | None:
     """
     table = f"table {mine.name!r}"
     if fold(mine.name) != fold(theirs.name):
-        return f"{table} is called {theirs.name!r} there"
+        return f"{table} is called {theirs.name!r} {places.theirs}"
     for option, here, there in (
         ("STRICT", mine.strict, theirs.strict),
         ("WITHOUT ROWID", mine.without_rowid, theirs.without_rowid),
     ):
         if here != there:
-            return f"{table} is {option} {'here but not there' if here else 'there but not here'}"
+            has, lacks = places if here else (places.theirs, places.mine)
+            return f"{table} is {option} {has} but not {lacks}"
     return (
-        _names_difference(table, mine, theirs)
-        or _key_difference(table, mine, theirs)
-        or _columns_difference(mine, theirs)
+        _names_difference(table, mine, theirs, places)
+        or _key_difference(table, mine, theirs, places)
+        or _columns_difference(mine, theirs, places)
     )
 
 
-def _names_difference(table: str, mine: Table, theirs: Table) -> str | None:
+def _names_difference(table: str, mine: Table, theirs: Table, places: Places) -> str | None:
     here, there = ({fold(column.name): column.name for column in side.columns} for side in (mine, theirs))
-    for names, others, place in ((here, there, "here but not there"), (there, here, "there but not here")):
+    for names, others, has, lacks in ((here, there, *places), (there, here, places.theirs, places.mine)):
         extra = [name for folded, name in names.items() if folded not in others]
         if extra:
             plural = "s" if len(extra) > 1 else ""
-            return f"{table} has the column{plural} {', '.join(map(repr, extra[:5]))} {place}"
-    return None if list(here) == list(there) else f"{table} has its columns in another order there"
+            return f"{table} has the column{plural} {', '.join(map(repr, extra[:5]))} {has} but not {lacks}"
+    return None if list(here) == list(there) else f"{table} has its columns in another order {places.theirs}"
 
 
-def _key_difference(table: str, mine: Table, theirs: Table) -> str | None:
+def _key_difference(table: str, mine: Table, theirs: Table, places: Places) -> str | None:
     keys = [
         [(fold(column.name), column.key_collation) for column in side.key_columns] for side in (mine, theirs)
     ]
@@ -438,13 +449,15 @@ def _key_difference(table: str, mine: Table, theirs: Table) -> str | None:
             ", ".join(f"{column.name} {column.key_collation}" for column in side.key_columns)
             for side in (mine, theirs)
         )
-        return f"{table} has the primary key ({here}) here and ({there}) there"
+        return f"{table} has the primary key ({here}) {places.mine} and ({there}) {places.theirs}"
     if mine.integer_key != theirs.integer_key:
-        return f"{table} has its rowid as primary key {'here' if mine.integer_key else 'there'} only"
+        return (
+            f"{table} has its rowid as primary key {places.mine if mine.integer_key else places.theirs} only"
+        )
     return None
 
 
-def _columns_difference(mine: Table, theirs: Table) -> str | None:
+def _columns_difference(mine: Table, theirs: Table, places: Places) -> str | None:
     for here, there in zip(mine.columns, theirs.columns, strict=True):
         for what, a, b in (
             ("type", _comparable_type(mine, here), _comparable_type(theirs, there)),
@@ -453,7 +466,8 @@ def _columns_difference(mine: Table, theirs: Table) -> str | None:
             ("expression", _comparable_expression(here), _comparable_expression(there)),
         ):
             if a != b:
-                return f"column {here.name!r} of table {mine.name!r} has {what} {_said(a)} here and {_said(b)} there"
+                column = f"column {here.name!r} of table {mine.name!r}"
+                return f"{column} has {what} {_said(a)} {places.mine} and {_said(b)} {places.theirs}"
     return None
 
 
