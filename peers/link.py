@@ -80,6 +80,7 @@ class Link:
         self.name = next((m.name for m in file.facts.members if m.device == device), device.hex()[:12])
         self.peer_place: bytes | None = None
         self.known_at: float | None = None
+        self.clock_offset_ms = 0
         self.stalled: str | None = None
         self.ended: Close | None = None
         self._file = file
@@ -173,9 +174,10 @@ class Link:
                     self._start(self._apply(entries))
                 case Held(vector):
                     self._file.note_held(self.device, vector)
-                case PeerKnown(name=name):
+                case PeerKnown(name=name, clock_offset_ms=offset_ms):
                     self.known_at = time.monotonic()
                     self.name = name
+                    self.clock_offset_ms = offset_ms
                     self._owner.link_known(self)
                 case CaughtUp():
                     self._owner.link_caught_up(self)

@@ -259,7 +259,14 @@ class Sharing:
             greeted(link.device)
         self._dialer.links_changed()
         self._start(self._remember(link))
+        self._start(self._compare_clocks(link))
         self._tell()
+
+    async def _compare_clocks(self, link: Link) -> None:
+        """If our log is ahead of both clocks, go on with a new one, so that our mistake does not win for ever (R9)."""
+        peer_ms = int(time.time() * 1000) + link.clock_offset_ms
+        if await self.file.hold(lambda engine: engine.begin_anew_if_ahead(peer_ms)):
+            self.say("our clock was far ahead for a while: what is written from now on goes by the right time")
 
     def _initiator(self, link: Link) -> bytes:
         return self.file.device.id if link.dialled else link.device
