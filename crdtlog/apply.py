@@ -75,7 +75,9 @@ def apply_data(state: State, item: Entry) -> tuple[int, dict[str, list[int]]]:
         touched[tracked.number] = tracked
         try:
             _Applier(state, tracked, section, author, payload.odd).run()
-        except (sqlite3.IntegrityError, sqlite3.DataError) as error:
+        except (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.OperationalError) as error:
+            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+                raise  # about the file, not about these rows (as an expression of an index or a column is)
             raise EntryRefused(
                 f"entry {item.seq} of writer {item.writer.hex()[:12]} cannot stand in table {tracked.name}: {error}"
             ) from error

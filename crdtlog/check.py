@@ -55,7 +55,11 @@ def no_progress(what: str, done: int, total: int) -> None:
 
 def differences(state: State, progress: Progress = no_progress) -> list[Difference]:
     """Compare every row with its document, in one snapshot. Writes nothing."""
-    return [_difference(state, tracked, progress) for tracked in state.tables.values() if not tracked.paused]
+    return [
+        _difference(state, tracked, progress)
+        for tracked in state.tables.values()
+        if not tracked.paused and state.misfit(tracked) is None
+    ]
 
 
 def _difference(state: State, tracked: Tracked, progress: Progress) -> Difference:
@@ -170,6 +174,9 @@ def _digest_table(
 ) -> int:
     """Feed every document of a table, in key order, into the digest."""
     update(pack([tracked.table_id, tracked.name]))
+    if reason := state.misfit(tracked):
+        problems.append(f"table {tracked.name}: its rows cannot be compared with their documents ({reason})")
+        return 0
     layout = Layout.of(tracked)
     source = f"SELECT {', '.join(tracked.marks)}, 0 AS at FROM {tracked.rows_name}"
     order = ", ".join(f"r.{mark}" for mark in tracked.marks)

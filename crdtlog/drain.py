@@ -49,6 +49,10 @@ class Backlog:
     todo: list[bytes]
     #: the log's last stamp before the group: within it rows are distinct, so each keeps its own capture time
     floor: int
+    #: the log's last sequence number after our last step: an entry by another process means that it drains, too
+    seq: int
+    #: how many transactions of this process had been undone when it was made
+    undone: int
     done: int = 0
     #: many captures of few rows: all of them may still become one entry
     whole: bool = False
@@ -125,12 +129,20 @@ class Drainer:
     def step(self) -> Drained:
         """Drain once, inside the caller's transaction."""
         backlog = self._backlog
-        if backlog is not None and backlog.drains != catalog.get_meta(self._state.connection, "drains"):
-            # Another process drained meanwhile: capture numbers may have been used anew, so begin again.
+        if backlog is not None and (
+            backlog.drains != catalog.get_meta(self._state.connection, "drains")
+            or backlog.seq != self._state.writer.seq
+            or backlog.undone != self._state.undone
+        ):
+            # Another process drained meanwhile, so that capture numbers may have been used anew, or a step of ours was
+            # undone although its rows count as done. Begin again: the captures are still there, and rows that equal
+            # their documents are passed over.
             self._backlog = backlog = None
-        if backlog is not None:
-            return self._backlog_step(backlog)
-        return self._direct_step()
+        if backlog is None:
+            return self._direct_step()
+        drained = self._backlog_step(backlog)
+        backlog.seq = self._state.writer.seq
+        return drained
 
     def _active(self) -> list[Tracked]:
         return [
@@ -173,7 +185,9 @@ class Drainer:
 
     def _sort(self, active: list[Tracked]) -> Backlog:
         connection = self._state.connection
-        backlog = Backlog({}, {}, catalog.get_meta(connection, "drains"), [], self._state.writer.last_stamp)
+        own = self._state.writer
+        drains = catalog.get_meta(connection, "drains")
+        backlog = Backlog({}, {}, drains, [], own.last_stamp, own.seq, self._state.undone)
         for tracked in active:
             high = connection.execute(f"SELECT max(seq) FROM {tracked.capture_name}").fetchone()[0] or 0
             backlog.last[tracked.table_id] = high
@@ -271,6 +285,9 @@ class Drainer:
                 continue
             high = min(last, low + _DELETE_CAPTURES)
             self._state.connection.execute(f"DELETE FROM {tracked.capture_name} WHERE seq <= ?", (high,))
+            # Whoever else has a backlog must not delete by numbers that can now be given again.
+            self._count_drain()
+            backlog.drains = catalog.get_meta(self._state.connection, "drains")
             return Drained(0, 0, True)
         self._backlog = None
         self._count_drain()

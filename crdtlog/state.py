@@ -47,6 +47,7 @@ class State:
         self.seed = cast(int, catalog.get_meta(connection, "seed"))
         self.tables: dict[bytes, Tracked] = {}
         self.log = Log(connection)
+        self.undone = 0
         self._generation: object = None
         self._position = -1
         self._schema_version = -1
@@ -65,6 +66,7 @@ class State:
                 self._position = self.log.position()
                 self.connection.execute("COMMIT")
             except BaseException:
+                self.undone += 1
                 if self.connection.in_transaction:
                     self.connection.execute("ROLLBACK")
                 # What was read or noted inside is undone with it, a schema found changed included.
@@ -112,7 +114,7 @@ class State:
         """Somebody changed the schema: put triggers back, mark rebuilt tables for reconciling, pause changed ones."""
         changed = False
         for tracked in self.tables.values():
-            reason = self._misfit(tracked)
+            reason = self.misfit(tracked)
             if reason is None and capture.install(self.connection, tracked):
                 self.set_reconcile(tracked, self.now_ms())
                 changed = True
@@ -133,7 +135,8 @@ class State:
         """Stop exchanging the table's changes for that reason, or go on (None)."""
         self.connection.execute("UPDATE crdtlog__table SET paused = ? WHERE id = ?", (reason, tracked.number))
 
-    def _misfit(self, tracked: Tracked) -> str | None:
+    def misfit(self, tracked: Tracked) -> str | None:
+        """Why the table as it is now cannot be read or written under its description; None if it can."""
         try:
             now = read_table(self.connection, tracked.name)
         except (NoSuchTable, Untrackable) as error:

@@ -7,7 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crdtlog import errors
-from crdtlog.schema.sqltext import Kind, Place, Refusal, check_expression, fold, normal, normal_type, quote, tokenize
+from crdtlog.schema.sqltext import (
+    Kind,
+    Place,
+    Refusal,
+    check_expression,
+    fold,
+    normal,
+    normal_type,
+    quote,
+    tokenize,
+)
 
 
 def kinds(sql: str) -> list[tuple[Kind, str]]:
