@@ -9,7 +9,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 JOBS ?= auto
-ROWS ?= 20000
+ROWS ?= 100000
 TESTS ?= tests
 ARGS ?=
 PIP_TOOLS := pip-tools==7.6.2
@@ -43,7 +43,7 @@ format: .venv/.dev ## Format the code and sort imports
 	@$(BIN)/python -m ruff check --quiet --fix-only .
 	@$(BIN)/python -m ruff format .
 
-bench: .venv/.runtime ## Measure speed (ROWS=20000)
+bench: .venv/.runtime ## Measure speed, as ratios to plain SQLite (ROWS=100000)
 	@$(BIN)/python -m simulations.bench --rows $(ROWS) $(ARGS)
 
 bench-full: .venv/.runtime ## Measure speed with a million rows (takes long)

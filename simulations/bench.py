@@ -30,7 +30,9 @@ class Line:
 
     def text(self, value: float) -> str:
         """The figure as people read it."""
-        return f"{value:.2f} x" if self.unit == "x" else f"{value:,.0f} {self.unit}"
+        if self.unit in ("x", "%"):
+            return f"{value:.2f} {self.unit}"
+        return f"{value:,.0f} {self.unit}"
 
 
 LINES = [
@@ -93,7 +95,7 @@ def main() -> int:
     parser.add_argument(
         "--repeat", type=int, default=3, help="repetitions of the engine's part; the median counts"
     )
-    parser.add_argument("--json", type=Path, help="where to write the figures (default: only print them)")
+    parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where to write the figures")
     parser.add_argument("--engine-only", action="store_true", help="leave the daemons out")
     arguments = parser.parse_args()
 
