@@ -70,9 +70,12 @@ def apply_data(state: State, item: Entry) -> tuple[int, dict[str, list[int]]]:
     author = author_of(state, item)
     counts: dict[str, list[int]] = {}
     touched: dict[int, Tracked] = {}
+    named: dict[int, set[Key]] = {}
     for section in payload.sections:
         tracked = _check_section(state, section)
         touched[tracked.number] = tracked
+        _check_rows(tracked, section, named.setdefault(tracked.number, set()))
+        _check_exact(state, tracked, section, payload.odd)
         try:
             _Applier(state, tracked, section, author, payload.odd).run()
         except (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.OperationalError) as error:
@@ -99,13 +102,55 @@ def _check_section(state: State, section: Section) -> Tracked:
         raise Malformed(f"an entry names columns that {tracked.name} does not have")
     if section.operation == INSERT and set(section.slots) != set(tracked.cell_slots):
         raise Malformed(f"an insert into {tracked.name} must name every column")
-    if tracked.respelled or len(tracked.keys) > 1 or tracked.collations != ["BINARY"]:
-        normal = {normal_key(section.key(row), tracked.collations) for row in range(section.rows)}
-    else:
-        normal = {(value,) for value in section.keys[0]}
-    if len(normal) != section.rows:
-        raise Malformed("a section names a row twice")
     return tracked
+
+
+def _check_rows(tracked: Tracked, section: Section, named: set[Key]) -> None:
+    """Require that an entry names each row once, and that where spellings are values they are spellings of its key."""
+    if tracked.respelled or len(tracked.keys) > 1 or tracked.collations != ["BINARY"]:
+        names = [normal_key(section.key(row), tracked.collations) for row in range(section.rows)]
+    else:
+        names = [(value,) for value in section.keys[0]]
+    rows = set(names)
+    if len(rows) != section.rows or not named.isdisjoint(rows):
+        raise Malformed("an entry names a row twice")
+    named |= rows
+    if not tracked.respelled:
+        return
+    places = {slot: column.key - 1 for slot, column in tracked.cells if column.key}
+    for slot, column in zip(section.slots, section.cells, strict=True):
+        place = places.get(slot)
+        if place is None:
+            continue
+        collation = [tracked.collations[place]]
+        if any(normal_key((value,), collation)[0] != name[place] for value, name in zip(column, names, strict=True)):
+            raise Malformed(f"an entry spells a key of {tracked.name} as another key")
+
+
+def _check_exact(state: State, tracked: Tracked, section: Section, odd: bool) -> None:
+    """Require that every column would keep every value as it is.
+
+    Honest entries hold what a column of the same affinity gave. A value that is stored as another one would leave a row
+    that is not its document's, and rows that devices name differently.
+    """
+    affinities = dict(zip(tracked.cell_slots, tracked.affinities, strict=True))
+    columns = [
+        *zip(tracked.key_affinities, section.keys, strict=True),
+        *((affinities[slot], column) for slot, column in zip(section.slots, section.cells, strict=True)),
+    ]
+    for affinity, column in columns:
+        if _may_convert(column, affinity) and not _keeps(state.connection, column, affinity, odd):
+            raise Malformed(f"an entry holds a value that a column of {tracked.name} would change")
+
+
+def _keeps(connection: sqlite3.Connection, column: Sequence[Value], affinity: str, odd: bool) -> bool:
+    """Whether a column of that affinity gives these values back bit for bit: SQLite itself is asked."""
+    name = f"crdtlog__kept_{affinity.lower()}"
+    connection.execute(f"CREATE TEMP TABLE IF NOT EXISTS {name} (v {affinity})")
+    connection.execute(f"DELETE FROM temp.{name}")
+    execute_rows(connection, f"INSERT INTO temp.{name} VALUES (?)", [(value,) for value in column], odd=odd)
+    rows, _ = fetch(connection, f"SELECT v FROM temp.{name} ORDER BY rowid")
+    return all(same(before, after) for before, (after,) in zip(column, rows, strict=True))
 
 
 class _Step(NamedTuple):
@@ -136,8 +181,6 @@ class _Applier(Work):
             self._insert_fresh([row for row in range(self.section.rows) if row not in known])
             self._merge(rows)
         self._flush()
-        if self._may_convert():
-            self._rehash()
 
     # --- what is here ---------------------------------------------------------------------------------------------
 
@@ -148,7 +191,7 @@ class _Applier(Work):
             connection.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone() is None
             for name in (tracked.rows_name, f"main.{tracked.quoted}")
         )
-        if empty and not self._suspicious:
+        if empty:
             return []
         inbox = f"temp.crdtlog__inbox_{tracked.number}"
         connection.execute(
@@ -158,8 +201,6 @@ class _Applier(Work):
         marks = ", ".join("?" * (len(tracked.marks) + 1))
         keys = zip(range(self.section.rows), *self.section.keys, strict=True)
         execute_rows(connection, f"INSERT INTO {inbox} VALUES ({marks})", keys, odd=self.odd)
-        if empty:
-            return []
         source = f"SELECT {', '.join(tracked.marks)}, i AS at FROM {inbox}"
         sql = joined_sql(tracked, source) + f" WHERE r.w IS NOT NULL OR t.{tracked.key_names[0]} IS NOT NULL"
         rows, odd = fetch(connection, sql)
@@ -335,42 +376,13 @@ class _Applier(Work):
             sql = "INSERT OR REPLACE INTO crdtlog__loser VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
             execute_rows(self.connection, sql, out.losers, odd=odd)
 
-    # --- values that a column's affinity would change --------------------------------------------------------------
 
-    @property
-    def _suspicious(self) -> bool:
-        return any(
-            _converts(column, self.tracked.affinities[self.cell_index[slot]])
-            for slot, column in zip(self.section.slots, self.section.cells, strict=True)
-        )
-
-    def _may_convert(self) -> bool:
-        return self.section.operation != DELETE and self._suspicious
-
-    def _rehash(self) -> None:
-        """Read back what SQLite made of the values, and store the hashes of that (A1)."""
-        tracked = self.tracked
-        source = f"SELECT {', '.join(tracked.marks)}, i AS at FROM temp.crdtlog__inbox_{tracked.number}"
-        rows, odd = fetch(self.connection, joined_sql(tracked, source))
-        layout = Layout.of(tracked)
-        rows = [row for row in rows if row[layout.present]]
-        if not rows:
-            return
-        columns = list(zip(*rows, strict=True))
-        digests = hash_rows(columns[layout.cells], len(rows), self.state.seed)
-        sql = f"UPDATE {tracked.rows_name} SET hashes = ? WHERE {tracked.where_document}"
-        changed = [
-            (digest, *row[: layout.at])
-            for row, digest in zip(rows, digests, strict=True)
-            if digest != row[-1]
-        ]
-        execute_rows(self.connection, sql, changed, odd=odd)
-
+# --- values that a column's affinity would change ----------------------------------------------------------------
 
 _NUMERIC_TEXT = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
 
 
-def _converts(column: Sequence[Value], affinity: str) -> bool:
+def _may_convert(column: Sequence[Value], affinity: str) -> bool:
     """Whether storing these values in a column of that affinity could change one of them."""
     kinds = set(map(type, column))
     match affinity:

@@ -134,8 +134,14 @@ class Log:
         return True
 
     def check_context(self, item: Entry) -> None:
-        """Require that everything the entry's context names is held (L3)."""
+        """Require that everything the entry's context names is held (L3), and news: what a log saw it never unsees."""
+        author = self.writers.get(item.writer)
+        before = author.context if author else {}
         for named in item.context:
+            if named.seq <= before.get(named.writer, 0):
+                raise EntryRefused(
+                    f"entry {item.seq} of writer {item.writer.hex()[:12]} names in its context what its log named before"
+                )
             other = self.writers.get(named.writer)
             if other is None or other.seq < named.seq:
                 raise EntryRefused(

@@ -8,14 +8,14 @@ is the one call that gets a Python program a shared database. Importing the pack
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from peers.joining import open_shared
+    from peers.node.joining import open_shared
 
 __all__ = ["open_shared"]
 
 
 def __getattr__(name: str) -> object:
     if name == "open_shared":
-        from peers.joining import open_shared
+        from peers.node.joining import open_shared
 
         return open_shared
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,11 +16,11 @@ from typing import Any
 
 from crdtlog.device import Home
 from crdtlog.errors import CrdtlogError, Usage
-from peers import known, locks
 from peers.control import Message
 from peers.control_server import Channel, Server
-from peers.node import Node, Options
-from peers.pairing import CODE_SECONDS
+from peers.node import known, locks
+from peers.node.node import Node, Options
+from peers.pairing.machines import CODE_SECONDS
 
 
 def run(files: Sequence[str | Path], options: Options, home: Home) -> int:

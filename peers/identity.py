@@ -28,7 +28,6 @@ CERTIFICATE_FILE_NAME = "device.pem"
 MAX_CERTIFICATE_BYTES = 4096
 
 
-
 class Identity(NamedTuple):
     """This device on the wire: its certificate (DER) and the private file with certificate and key that ssl
     reads.

@@ -134,7 +134,7 @@ def init(
     import crdtlog
 
     existed = file.exists()
-    from peers.known import remember_file
+    from peers.node.known import remember_file
 
     with closing(crdtlog.open(file, name=device)) as database:
         remember_file(database.home, file)

@@ -1,14 +1,14 @@
 """What `crdtlog status` shows of a file that no daemon serves: the file itself is asked.
 
-The shape is the daemon's own (`peers.status`), so that a reader cannot tell which of the two answered but by `served`.
-Kept apart from the command because it loads the engine.
+The shape is the daemon's own (`peers.node.status`), so that a reader cannot tell which of the two answered but by
+`served`. Kept apart from the command because it loads the engine.
 """
 
 from pathlib import Path
 from typing import Any
 
-from peers import status
 from peers.cli.files import drain_if_quick, opened
+from peers.node import status
 
 
 def file_status(file: Path) -> dict[str, Any]:

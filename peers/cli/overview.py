@@ -59,7 +59,7 @@ def current(file: Path | None) -> dict[str, Any]:
 def _named_or_known(home: "Home", file: Path | None) -> list[Path]:
     """The file that was named, or those of this home that are still there. Raises `Usage` if there is none."""
     from crdtlog.errors import Usage
-    from peers.known import known_files
+    from peers.node.known import known_files
 
     files = [file] if file is not None else [path for path in known_files(home) if path.exists()]
     if not files:

@@ -88,8 +88,8 @@ def _by_ourselves(home: "Home", chosen: "Network", file: Path, role: str, yes: b
     import asyncio
 
     from peers.cli import person
-    from peers.node import Options
-    from peers.standalone import pair_once
+    from peers.node.node import Options
+    from peers.node.standalone import pair_once
 
     async def show_code(code: str, address: str) -> None:
         person.show_code(code, address, file)
@@ -128,7 +128,7 @@ def join(
     import asyncio
 
     from crdtlog import Home
-    from peers import joining
+    from peers.node import joining
 
     home = Home.default()
     chosen = network(home, peers=peers, no_mdns=no_mdns)
@@ -153,8 +153,8 @@ def _tell_fingerprint(home: "Home", code: str, name: str | None) -> None:
     """Show what the other device's person is asked to compare. Raises `Usage` for what is no code."""
     from crdtlog.certificate import certificate_of
     from crdtlog.device import load_device
-    from peers.codes import parse_code
     from peers.identity import fingerprint, readable
+    from peers.pairing.codes import parse_code
 
     parse_code(code)
     certificate = certificate_of(load_device(home.prepare(), name=name))

@@ -33,7 +33,7 @@ def network(
     home: "Home", listen: str | None = None, peers: Sequence[str] = (), no_mdns: bool | None = None
 ) -> Network:
     """The settings in force: what was given, else the environment, else the file. Raises `Usage`."""
-    from peers.transport import parse_address
+    from peers.node.transport import parse_address
 
     config = _read(config_path(home))
     listen = listen or os.environ.get("CRDTLOG_LISTEN") or config.get("listen")

@@ -83,8 +83,8 @@ def _by_daemon(home: "Home", file: Path, timeout_s: float) -> dict[str, Any] | N
 def _by_ourselves(home: "Home", chosen: "Network", file: Path, timeout_s: float) -> dict[str, Any]:
     import asyncio
 
-    from peers.node import Options
-    from peers.standalone import sync_once
+    from peers.node.node import Options
+    from peers.node.standalone import sync_once
 
     options = Options(listen=chosen.listen, peers=chosen.peers, mdns=chosen.mdns)
     return asyncio.run(sync_once(file, home=home, options=options, timeout_s=timeout_s))

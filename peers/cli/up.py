@@ -34,7 +34,7 @@ def up(
     """
     from crdtlog import Home
     from peers import daemon
-    from peers.node import Options
+    from peers.node.node import Options
 
     home = Home.default()
     chosen = network(home, listen, peers, no_mdns)

@@ -16,8 +16,8 @@ from typing import Any
 import crdtlog
 from crdtlog.database import Verified
 from crdtlog.device import Home
-from peers.joining import join
-from peers.node import Node, Options
+from peers.node.joining import join
+from peers.node.node import Node, Options
 
 SCHEMA = "CREATE TABLE notes (id TEXT PRIMARY KEY, title TEXT, stars INTEGER)"
 SECONDS = 20.0

@@ -16,9 +16,7 @@ from typing import NamedTuple
 import msgpack
 
 from crdtlog.errors import Malformed
-from peers import greeting, messages
-from peers.messages import Ack, Entries, Hello, Item, Message
-from peers.session import (
+from peers.session.machine import (
     Apply,
     CaughtUp,
     Close,
@@ -31,7 +29,10 @@ from peers.session import (
     Send,
     Session,
     State,
+    greeting,
+    messages,
 )
+from peers.session.messages import Ack, Entries, Hello, Item, Message
 
 DATABASE = hashlib.sha256(b"the database").digest()
 EPOCH = b"first epoch 0001"

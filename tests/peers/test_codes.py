@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crdtlog import errors
-from peers.codes import Code, make_code, parse_code, word_list
+from peers.pairing.codes import Code, make_code, parse_code, word_list
 
 codes = st.builds(
     lambda nameplate, words: Code(nameplate, tuple(words)),

@@ -12,7 +12,7 @@ from crdtlog.device import Home
 from crdtlog.errors import CrdtlogError, DaemonUnavailable, NoPeer, Temporary, Usage
 from peers.control import Client, socket_path
 from peers.control_server import Channel, Command, Server
-from peers.transport import NoSuchCode
+from peers.node.transport import NoSuchCode
 from tests.peers.nodes import run
 
 MakeHome = Callable[..., Path]

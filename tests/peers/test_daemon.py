@@ -11,9 +11,10 @@ import pytest
 import crdtlog
 from crdtlog.device import Home
 from crdtlog.errors import Locked, Usage
-from peers import daemon, known
+from peers import daemon
 from peers.control import Client
-from peers.node import Options
+from peers.node import known
+from peers.node.node import Options
 from tests.peers.nodes import Machine
 from tests.peers.processes import Daemon
 

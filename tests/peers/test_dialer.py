@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from crdtlog.errors import NoPeer
-from peers import dialer
-from peers.dialer import Dialer, Outcome
+from peers.node import dialer
+from peers.node.dialer import Dialer, Outcome
 from tests.peers.nodes import run, until
 
 PHONE = b"phone".ljust(16)

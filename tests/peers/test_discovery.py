@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peers import discovery, envelope
-from peers.discovery import Discovery, PairingSighting, Sighting
+from peers import envelope
+from peers.node import discovery
+from peers.node.discovery import Discovery, PairingSighting, Sighting
 
 LOOPBACK = ["127.0.0.1"]
 NOTES, TASKS = b"notes" * 6 + b"id", b"tasks" * 6 + b"id"

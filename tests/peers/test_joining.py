@@ -10,12 +10,12 @@ import crdtlog
 import peers
 from crdtlog.device import Home
 from crdtlog.errors import NoPeer, NotADatabase, PairingFailed, ReadOnly, SchemaRefused, Usage, WrongDevice
-from peers import known
 from peers.control_server import Server
 from peers.daemon import Commands
-from peers.joining import join, open_shared
-from peers.node import Options
-from peers.standalone import pair_once
+from peers.node import known
+from peers.node.joining import join, open_shared
+from peers.node.node import Options
+from peers.node.standalone import pair_once
 from tests.peers.nodes import SCHEMA, Machine, approve_all, link, open_code, run, until
 
 MakeHome = Callable[..., Path]
@@ -251,7 +251,7 @@ def test_without_a_daemon_pairing_serves_the_new_device_until_it_has_the_rows(
 def test_when_the_issuer_vanishes_after_pairing_the_file_is_whole_and_a_sync_goes_on(
     laptop: Machine, phone: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peers.joining.CATCH_UP_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr("peers.node.joining.CATCH_UP_PAUSE_SECONDS", 0.05)
     laptop.write("a", "later")
 
     async def scenario() -> None:

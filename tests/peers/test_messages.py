@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crdtlog.errors import Malformed
-from peers import messages
-from peers.messages import (
+from peers.session import messages
+from peers.session.messages import (
     Ack,
     Entries,
     HeadSeen,

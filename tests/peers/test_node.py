@@ -12,11 +12,12 @@ import pytest
 import crdtlog
 from crdtlog.device import Home, load_device
 from crdtlog.errors import AddressInUse, EntryRefused, Locked, NoPeer, NotInitialised, Usage
-from peers import identity, messages
-from peers.link import LIMITS
-from peers.node import Node, Options
-from peers.session import Limits
-from peers.transport import SYNC_PATH, Caller
+from peers import identity
+from peers.node.link import LIMITS
+from peers.node.node import Node, Options
+from peers.node.transport import SYNC_PATH, Caller
+from peers.session import messages
+from peers.session.machine import Limits
 from tests.peers.nodes import Machine, link, run, until
 
 MakeHome = Callable[..., Path]
@@ -298,7 +299,7 @@ def test_a_message_that_is_too_large_is_not_read_and_its_sender_is_named(
     home: MakeHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     laptop, phone = Machine.founding(home("laptop"), tmp_path), Machine.at(home("phone"), tmp_path)
-    monkeypatch.setattr("peers.node.LIMITS", Limits(frame_bytes=100_000))
+    monkeypatch.setattr("peers.node.node.LIMITS", Limits(frame_bytes=100_000))
 
     async def scenario() -> None:
         async with laptop.node() as node:

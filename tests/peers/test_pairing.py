@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from crdtlog import errors
 from crdtlog.certificate import certificate_of
 from crdtlog.device import Device, device_from_secrets
-from peers import pairing_effects
-from peers import pairing_frames as frames
-from peers.codes import Code
 from peers.identity import fingerprint
-from peers.pairing import (
+from peers.pairing import effects as pairing_effects
+from peers.pairing import frames as frames
+from peers.pairing.codes import Code
+from peers.pairing.machines import (
     CODE_SECONDS,
     Approve,
     Attempts,

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from peers import messages
-from peers.messages import Ack, Entries, HeadSeen, Hello, Item, Ping, Pong, Refuse
-from peers.session import Apply, CaughtUp, Close, Fetch, Held, Limits, PeerKnown, Session
+from peers.session import messages
+from peers.session.machine import Apply, CaughtUp, Close, Fetch, Held, Limits, PeerKnown, Session
+from peers.session.messages import Ack, Entries, HeadSeen, Hello, Item, Ping, Pong, Refuse
 from tests.peers.session_world import (
     NOW,
     SMALL,

@@ -7,7 +7,7 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peers.session import Limits
+from peers.session.machine import Limits
 from tests.peers.session_world import SMALL, Device, connect, cut, run, steps
 
 SIZES = (0, 10, 300, 900, 5_000)  # of payloads: from many a batch to more than a window

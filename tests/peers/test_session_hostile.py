@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peers import messages
-from peers.messages import Ack, Entries, Item, Message, Ping, Pong, Refuse
-from peers.session import Close, State
+from peers.session import messages
+from peers.session.machine import Close, State
+from peers.session.messages import Ack, Entries, Item, Message, Ping, Pong, Refuse
 from tests.peers.session_world import NOW, SMALL, Device, Head, Script, closes, device_id, sent
 
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from peers.messages import (
+from peers.session.effects import Close, Code, SessionEnds, violation
+from peers.session.messages import (
     HEAD_HASH_BYTES,
     MAX_EPOCHS,
     VERSION,
@@ -19,7 +20,6 @@ from peers.messages import (
     Stranger,
     Window,
 )
-from peers.session_effects import Close, Code, SessionEnds, violation
 
 
 class Head(Protocol):

@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from crdtlog.errors import AddressInUse, CrdtlogError, Malformed, NoPeer, PeerRefused, TooLarge, Usage
-from peers.discovery import address as format_address
 from peers.identity import peer_certificate
+from peers.node.discovery import address as format_address
 
 if TYPE_CHECKING:
     import aiohttp

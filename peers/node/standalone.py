@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from crdtlog.device import Home
-from peers.issuing import ApproveDevice, ShowCode
-from peers.node import Node, Options
-from peers.pairing import CODE_SECONDS
-from peers.sharing import Sharing
+from peers.node.issuing import ApproveDevice, ShowCode
+from peers.node.node import Node, Options
+from peers.node.sharing import Sharing
+from peers.pairing.machines import CODE_SECONDS
 
 NEWCOMER_SECONDS = 15.0
 """How long a new device may take to come back for the rows."""

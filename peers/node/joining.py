@@ -26,16 +26,17 @@ from crdtlog.errors import (
     ReadOnly,
     WrongDevice,
 )
-from peers import identity, known
-from peers.codes import Code, parse_code
+from peers import identity
 from peers.control import Client
-from peers.discovery import Discovery, PairingSighting
-from peers.node import Options
-from peers.pairing import Attempts, Joiner
-from peers.pairing_effects import Close, Effect, Failed, Joined, Send
-from peers.pairing_frames import MAX_FRAME_BYTES
-from peers.standalone import node_for
-from peers.transport import PAIR_PATH, Caller, NoSuchCode, Wire, parse_address
+from peers.node import known
+from peers.node.discovery import Discovery, PairingSighting
+from peers.node.node import Options
+from peers.node.standalone import node_for
+from peers.node.transport import PAIR_PATH, Caller, NoSuchCode, Wire, parse_address
+from peers.pairing.codes import Code, parse_code
+from peers.pairing.effects import Close, Effect, Failed, Joined, Send
+from peers.pairing.frames import MAX_FRAME_BYTES
+from peers.pairing.machines import Attempts, Joiner
 
 SEARCH_SECONDS = 20.0
 """How long an issuer is looked for on the local network."""

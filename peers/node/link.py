@@ -14,9 +14,11 @@ from typing import Any, Protocol
 
 from crdtlog.errors import CrdtlogError, EntryRefused, Malformed, TablePaused, Temporary, TooLarge
 from crdtlog.versions import Head
-from peers import envelope, messages
-from peers.files import SharedFile
-from peers.session import (
+from peers import envelope
+from peers.node.files import SharedFile
+from peers.node.transport import Wire
+from peers.session import messages
+from peers.session.machine import (
     Apply,
     CaughtUp,
     Close,
@@ -30,7 +32,6 @@ from peers.session import (
     Send,
     Session,
 )
-from peers.transport import Wire
 
 logger = logging.getLogger(__name__)
 

@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 
 from crdtlog.database import Database
 from crdtlog.errors import CopiedHome, CrdtlogError, EntryRefused, NoPeer, PeerRefused
-from peers import status
-from peers.dialer import Dialer, Outcome
-from peers.discovery import address as format_address
-from peers.files import Facts, SharedFile
 from peers.identity import Identity, client_context, member_of
-from peers.link import LIMITS, Link
-from peers.session import Close, Code
-from peers.transport import PORT_HEADER, SYNC_PATH, Caller, Wire, parse_address
+from peers.node import status
+from peers.node.dialer import Dialer, Outcome
+from peers.node.discovery import address as format_address
+from peers.node.files import Facts, SharedFile
+from peers.node.link import LIMITS, Link
+from peers.node.transport import PORT_HEADER, SYNC_PATH, Caller, Wire, parse_address
+from peers.session.machine import Close, Code
 
 BAN_SECONDS = 30.0
 """A device that sent what it must not is not listened to for this long."""
@@ -266,7 +266,9 @@ class Sharing:
         """If our log is ahead of both clocks, go on with a new one, so that our mistake does not win for ever (R9)."""
         peer_ms = int(time.time() * 1000) + link.clock_offset_ms
         if await self.file.hold(lambda engine: engine.begin_anew_if_ahead(peer_ms)):
-            self.say("our clock was far ahead for a while: what is written from now on goes by the right time")
+            self.say(
+                "our clock was far ahead for a while: what is written from now on goes by the right time"
+            )
 
     def _initiator(self, link: Link) -> bytes:
         return self.file.device.id if link.dialled else link.device

@@ -15,20 +15,21 @@ from typing import Any
 from crdtlog import device as devices
 from crdtlog.device import Home
 from crdtlog.errors import CrdtlogError, NotInitialised, Usage
-from peers import known, messages
-from peers.codes import Code as PairingCode
-from peers.discovery import Discovery, Sighting, own_hosts
-from peers.discovery import address as format_address
 from peers.envelope import discovery_key
-from peers.files import open_shared_file
 from peers.identity import load_identity, server_context, trust
-from peers.issuing import ApproveDevice, Issuing, ShowCode
-from peers.link import LIMITS
-from peers.pairing import CODE_SECONDS
-from peers.session import Code
-from peers.sharing import Sharing, Surroundings
-from peers.transport import Caller, Listener, Wire, parse_address
-from peers.watching import Watcher
+from peers.node import known
+from peers.node.discovery import Discovery, Sighting, own_hosts
+from peers.node.discovery import address as format_address
+from peers.node.files import open_shared_file
+from peers.node.issuing import ApproveDevice, Issuing, ShowCode
+from peers.node.link import LIMITS
+from peers.node.sharing import Sharing, Surroundings
+from peers.node.transport import Caller, Listener, Wire, parse_address
+from peers.node.watching import Watcher
+from peers.pairing.codes import Code as PairingCode
+from peers.pairing.machines import CODE_SECONDS
+from peers.session import messages
+from peers.session.machine import Code
 
 logger = logging.getLogger(__name__)
 

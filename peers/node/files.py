@@ -18,7 +18,7 @@ from crdtlog.database import Database, Member
 from crdtlog.device import Home
 from crdtlog.errors import CrdtlogError
 from crdtlog.versions import Head
-from peers import locks
+from peers.node import locks
 
 logger = logging.getLogger(__name__)
 

@@ -35,11 +35,8 @@ from enum import Enum
 from typing import Any, Protocol
 
 from crdtlog.errors import CrdtlogError, Malformed
-from peers import greeting, messages
-from peers.flow import Bucket, Incoming, Limits, Outgoing, Received, raise_to, too_large
-from peers.greeting import Head, Local
-from peers.messages import Ack, Entries, Hello, Item, Message, Ping, Pong, Refuse, Stranger
-from peers.session_effects import (
+from peers.session import greeting, messages
+from peers.session.effects import (
     Apply,
     CaughtUp,
     Close,
@@ -52,6 +49,9 @@ from peers.session_effects import (
     SessionEnds,
     violation,
 )
+from peers.session.flow import Bucket, Incoming, Limits, Outgoing, Received, raise_to, too_large
+from peers.session.greeting import Head, Local
+from peers.session.messages import Ack, Entries, Hello, Item, Message, Ping, Pong, Refuse, Stranger
 
 __all__ = [
     "Apply",

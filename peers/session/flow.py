@@ -17,8 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from peers.messages import FRAME_OVERHEAD_BYTES, ITEM_OVERHEAD_BYTES, MAX_ENTRIES, Item, Window
-from peers.session_effects import Close, Code, Fetch, SessionEnds, violation
+from peers.session.effects import Close, Code, Fetch, SessionEnds, violation
+from peers.session.messages import FRAME_OVERHEAD_BYTES, ITEM_OVERHEAD_BYTES, MAX_ENTRIES, Item, Window
 
 MIB = 1 << 20
 

@@ -16,12 +16,12 @@ from typing import Any
 from crdtlog.database import Database
 from crdtlog.errors import CrdtlogError, EntryRefused, PairingFailed
 from crdtlog.membership import Newcomer
-from peers.codes import MAX_NAMEPLATE, Code, make_code
 from peers.identity import readable
-from peers.pairing import CODE_SECONDS, FINISH_SECONDS, Issuer, Offer, OfferState
-from peers.pairing_effects import Approve, Burned, Close, Done, Effect, Failed, Send
-from peers.sharing import Sharing
-from peers.transport import Wire
+from peers.node.sharing import Sharing
+from peers.node.transport import Wire
+from peers.pairing.codes import MAX_NAMEPLATE, Code, make_code
+from peers.pairing.effects import Approve, Burned, Close, Done, Effect, Failed, Send
+from peers.pairing.machines import CODE_SECONDS, FINISH_SECONDS, Issuer, Offer, OfferState
 
 ShowCode = Callable[[str, str], Awaitable[None]]
 """Shows a code, and the address at which this device can be reached (`host:port`), to the person."""

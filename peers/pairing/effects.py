@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from crdtlog import errors
 from crdtlog.device import DevicePublic
-from peers.pairing_frames import Reason
+from peers.pairing.frames import Reason
 
 # --- effects ------------------------------------------------------------------------------------------------
 

@@ -28,10 +28,10 @@ from typing import Any, ClassVar, NamedTuple
 
 from crdtlog import errors
 from crdtlog.device import Device, DevicePublic, device_id, verify_bytes
-from peers import pairing_frames as frames
-from peers.codes import Code
 from peers.identity import check_certificate, fingerprint
-from peers.pairing_effects import (
+from peers.pairing import frames as frames
+from peers.pairing.codes import Code
+from peers.pairing.effects import (
     FOR_ISSUER,
     FOR_JOINER,
     Approve,
@@ -44,7 +44,7 @@ from peers.pairing_effects import (
     Joined,
     Send,
 )
-from peers.pairing_frames import FrameKind, Random, Reason, Refused
+from peers.pairing.frames import FrameKind, Random, Reason, Refused
 
 __all__ = [
     "CODE_SECONDS", "MAX_ATTEMPTS", "Approve", "Attempts", "Burned", "Close", "Done", "Effect", "Failed", "Issuer",
