@@ -25,7 +25,6 @@ from crdtlog.document import BIRTH, Version, Write, slots_in
 from crdtlog.entry import DELETE, INSERT, Entry, Section, decode_data
 from crdtlog.errors import EntryRefused, Malformed, TablePaused
 from crdtlog.rows import (
-    Layout,
     document_values,
     insert_document_sql,
     joined_sql,
@@ -123,7 +122,10 @@ def _check_rows(tracked: Tracked, section: Section, named: set[Key]) -> None:
         if place is None:
             continue
         collation = [tracked.collations[place]]
-        if any(normal_key((value,), collation)[0] != name[place] for value, name in zip(column, names, strict=True)):
+        if any(
+            normal_key((value,), collation)[0] != name[place]
+            for value, name in zip(column, names, strict=True)
+        ):
             raise Malformed(f"an entry spells a key of {tracked.name} as another key")
 
 

@@ -19,7 +19,7 @@ _TABLES = """
 CREATE TABLE crdtlog__meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE crdtlog__device (
     id BLOB PRIMARY KEY, name TEXT, role TEXT, sign_key BLOB, receive_key BLOB, certificate BLOB, added_by BLOB,
-    confirmed INTEGER, seen_ms INTEGER) WITHOUT ROWID;
+    confirmed INTEGER, add_writer BLOB, add_seq INTEGER, add_hash BLOB, seen_ms INTEGER) WITHOUT ROWID;
 CREATE TABLE crdtlog__writer (
     id INTEGER PRIMARY KEY, writer BLOB UNIQUE, device BLOB, seq INTEGER, hash BLOB, last_stamp INTEGER, context BLOB);
 CREATE TABLE crdtlog__log (

@@ -290,7 +290,7 @@ class Database:
         with self._state.transaction():
             if signal.missing > drain.MASS_DELETE_ROWS and tracked.reconcile_ms == 0:
                 # So many rows gone are weak evidence (R2): the whole table is compared before any is taken for deleted.
-                self._state.set_reconcile(tracked, self._state.now_ms())
+                self._state.mark_for_reconcile(tracked)
                 self._state.bump()
                 return
             execute_rows(
@@ -313,7 +313,7 @@ class Database:
         if known is None and not state.log.check_succession(item, signed.hash, writer):
             return None
         state.log.check_context(item)
-        rows, summary = self._effect(item)
+        rows, summary = self._effect(item, signed.hash)
         writer = state.log.writer(item.writer)
         state.log.append(item, signed, writer, received_ms=state.now_ms(), rows=rows, summary=summary)
         return rows
@@ -331,13 +331,13 @@ class Database:
         if not verify_bytes(row[0], entry.SIGN_DOMAIN, signed.body, signed.signature):
             raise EntryRefused(f"entry {item.seq} of writer {item.writer.hex()[:12]} has a wrong signature")
 
-    def _effect(self, item: Entry) -> tuple[int, str]:
+    def _effect(self, item: Entry, hash_: bytes) -> tuple[int, str]:
         match item.kind:
             case "data":
                 rows, counts = apply_data(self._state, item)
                 return rows, changes.summarise(counts)
             case "member":
-                return 0, members.apply_member(self._state, item.payload(), item.writer, item.seq)
+                return 0, members.apply_member(self._state, item.payload(), item, hash_)
             case "schema":
                 return 0, members.apply_schema(self._state, item.payload())
             case _:
@@ -427,16 +427,25 @@ class Database:
         return [Member(*row) for row in rows]
 
     def add_member(self, newcomer: Newcomer) -> None:
-        """Add a device, by an entry of the log. Raises `EntryRefused` if this device may not."""
+        """Add a device, by an entry of the log; one that belongs already (and lost its file) stays as it is.
+
+        Raises `EntryRefused` if this device may not add others.
+        """
         with self._state.transaction():
-            role = next(member.role for member in self.members() if member.device == self.device.id)
-            if role != "admin":
+            roles = {member.device: member.role for member in self.members()}
+            if roles[self.device.id] != "admin":
                 raise EntryRefused(
                     "this device may not add others", "Run `crdtlog pair` on an admin's device."
                 )
             membership.decode_record(record := membership.encode_record("add", newcomer))
+            if newcomer.device in roles:
+                return
             members.put_device(self._state, newcomer, self.device.id, confirmed=True)
-            self._state.append_own("member", record, summary=f"{newcomer.name} joined as {newcomer.role}")
+            signed = self._state.append_own(
+                "member", record, summary=f"{newcomer.name} joined as {newcomer.role}"
+            )
+            own = self._state.writer
+            members.note_added(self._state, newcomer.device, own.id, own.seq, signed.hash)
             self._state.bump()
 
     def welcome(self) -> bytes:
@@ -519,7 +528,7 @@ class Database:
             for tracked in state.tables.values():
                 if tracked.paused is None or drain.waits_for_person(tracked.paused):
                     state.pause(tracked, None)
-                    state.set_reconcile(tracked, state.now_ms())
+                    state.mark_for_reconcile(tracked)
             state.bump()
         more = True
         while more:

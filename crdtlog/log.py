@@ -140,7 +140,7 @@ class Log:
         for named in item.context:
             if named.seq <= before.get(named.writer, 0):
                 raise EntryRefused(
-                    f"entry {item.seq} of writer {item.writer.hex()[:12]} names in its context what its log named before"
+                    f"entry {item.seq} of writer {item.writer.hex()[:12]} names again what its log named before"
                 )
             other = self.writers.get(named.writer)
             if other is None or other.seq < named.seq:

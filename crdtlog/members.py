@@ -7,6 +7,7 @@ import hashlib
 
 from crdtlog import capture, catalog, membership, schema
 from crdtlog.catalog import Tracked
+from crdtlog.entry import Entry
 from crdtlog.errors import EntryRefused, Malformed, NoSuchTable, SchemaRefused, Untrackable
 from crdtlog.membership import Newcomer
 from crdtlog.schema import Table
@@ -35,12 +36,12 @@ def put_device(state: State, newcomer: Newcomer, added_by: bytes | None, *, conf
     )
 
 
-def apply_member(state: State, raw: bytes, writer: bytes, seq: int) -> str:
+def apply_member(state: State, raw: bytes, item: Entry, hash_: bytes) -> str:
     """Put a received membership record into effect; returns a line for people."""
     _, content = membership.decode_record(raw)
-    author = device_of(writer)
+    author = device_of(item.writer)
     if isinstance(content, bytes):
-        if membership.database_id(content) != state.database or seq != 1:
+        if membership.database_id(content) != state.database or item.seq != 1:
             raise EntryRefused("a founding record of another database")
         founder = membership.decode_genesis(content).founder
         if founder.device != author:
@@ -51,10 +52,43 @@ def apply_member(state: State, raw: bytes, writer: bytes, seq: int) -> str:
         role = state.connection.execute("SELECT role FROM crdtlog__device WHERE id = ?", (author,)).fetchone()
         if role is None or role[0] != "admin":
             raise EntryRefused("a device was added by one that may not add devices")
-        put_device(state, content, author, confirmed=True)
+        if _counts(state, content, item, hash_):
+            put_device(state, content, author, confirmed=True)
+            note_added(state, content.device, item.writer, item.seq, hash_)
         summary = f"{content.name} joined as {content.role}"
     state.bump()
     return summary
+
+
+def note_added(state: State, device: bytes, writer: bytes, seq: int, hash_: bytes) -> None:
+    """Remember which entry's record counts for a device."""
+    state.connection.execute(
+        "UPDATE crdtlog__device SET add_writer = ?, add_seq = ?, add_hash = ? WHERE id = ?",
+        (writer, seq, hash_, device),
+    )
+
+
+def _counts(state: State, newcomer: Newcomer, item: Entry, hash_: bytes) -> bool:
+    """Whether an `add` counts: a member's name, role and keys are not changed by adding it again.
+
+    Of two concurrent records for one device, the one in the entry with the lower hash counts on every device.
+    """
+    before = state.connection.execute(
+        "SELECT add_writer, add_seq, add_hash FROM crdtlog__device WHERE id = ? AND confirmed = 1",
+        (newcomer.device,),
+    ).fetchone()
+    if before is None:
+        return True
+    writer, seq, before_hash = before
+    if writer is None:  # the founder
+        return False
+    author = state.log.writer(item.writer)
+    seen = {
+        **author.context,
+        **{named.writer: named.seq for named in item.context},
+        item.writer: item.seq - 1,
+    }
+    return bool(seen.get(writer, 0) < seq and hash_ < before_hash)
 
 
 # --- tracked tables -----------------------------------------------------------------------------------------------

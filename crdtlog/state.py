@@ -116,11 +116,11 @@ class State:
         for tracked in self.tables.values():
             reason = self.misfit(tracked)
             if reason is None and capture.install(self.connection, tracked):
-                self.set_reconcile(tracked, self.now_ms())
+                self.mark_for_reconcile(tracked)
                 changed = True
             if reason != tracked.paused:
                 self.pause(tracked, reason)
-                self.set_reconcile(tracked, self.now_ms())
+                self.mark_for_reconcile(tracked)
                 changed = True
         if changed:
             self.bump()
@@ -130,6 +130,10 @@ class State:
         """Have all rows of the table compared with their documents (0: done); an earlier time that waits is kept."""
         sql = "UPDATE crdtlog__table SET reconcile_ms = ? WHERE id = ?"
         self.connection.execute(sql if not at_ms else sql + " AND reconcile_ms = 0", (at_ms, tracked.number))
+
+    def mark_for_reconcile(self, tracked: Tracked) -> None:
+        """Have all rows compared; what differs counts as changed now, also by a clock that stands at 0."""
+        self.set_reconcile(tracked, max(1, self.now_ms()))
 
     def pause(self, tracked: Tracked, reason: str | None) -> None:
         """Stop exchanging the table's changes for that reason, or go on (None)."""
