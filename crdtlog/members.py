@@ -4,6 +4,7 @@ The rules are in `membership` and `schema`; here they meet SQLite, inside the ca
 """
 
 import hashlib
+import sqlite3
 
 from crdtlog import capture, catalog, membership, schema
 from crdtlog.catalog import Tracked
@@ -137,8 +138,15 @@ def add_table(state: State, identity: bytes, table: Table, *, reconcile_ms: int)
         reason = schema.difference(here, table)
     except NoSuchTable:
         schema.validate(table)
-        for statement in schema.create_statements(table):
-            connection.execute(statement)
+        try:
+            for statement in schema.create_statements(table):
+                connection.execute(statement)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+                raise  # about the file, not about the names
+            raise SchemaRefused(
+                f"table {table.name} cannot be built here: {error}", "Rename what has that name in this file."
+            ) from error
         reconcile_ms = 0
     except Untrackable as error:
         reason = str(error)

@@ -167,10 +167,13 @@ def _join(
 
 
 def file_time_ms(path: Path) -> int:
-    """When the file was last written, in Unix milliseconds: the latest moment at which its rows can have changed."""
+    """When the file was last written, in Unix milliseconds: the latest moment at which its rows can have changed.
+
+    Never 0, even for a file dated 1970: 0 means that there is nothing to compare.
+    """
     times = [
         file.stat().st_mtime_ns
         for file in (path, path.with_name(path.name + "-wal"))
         if file.exists() and (file == path or file.stat().st_size)
     ]
-    return max(times) // 1_000_000
+    return max(1, max(times) // 1_000_000)
