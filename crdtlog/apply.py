@@ -381,7 +381,7 @@ class _Applier(Work):
 
 # --- values that a column's affinity would change ----------------------------------------------------------------
 
-_NUMERIC_TEXT = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
+_NUMERIC_TEXT = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*")
 
 
 def _may_convert(column: Sequence[Value], affinity: str) -> bool:

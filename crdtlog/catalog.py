@@ -26,7 +26,8 @@ CREATE TABLE crdtlog__log (
     position INTEGER PRIMARY KEY, writer INTEGER, seq INTEGER, hash BLOB, kind TEXT, stamp INTEGER,
     received_ms INTEGER, rows INTEGER, summary TEXT, signed BLOB, UNIQUE (writer, seq));
 CREATE TABLE crdtlog__table (
-    id INTEGER PRIMARY KEY, table_id BLOB UNIQUE, name TEXT, description BLOB, paused TEXT, reconcile_ms INTEGER);
+    id INTEGER PRIMARY KEY, table_id BLOB UNIQUE, name TEXT, description BLOB, misfit TEXT, held TEXT,
+    reconcile_ms INTEGER);
 CREATE TABLE crdtlog__loser (
     tab INTEGER, key, slot INTEGER, writer INTEGER, seq INTEGER, stamp INTEGER, hidden INTEGER, value,
     PRIMARY KEY (tab, key, slot, writer, seq)) WITHOUT ROWID;
@@ -115,7 +116,8 @@ def set_meta(connection: sqlite3.Connection, name: str, value: object) -> None:
 class Tracked:
     """One tracked table: `number` is local to the file, `table_id` (8 bytes) the same on every device.
 
-    `paused` says why its changes are not exchanged now. `reconcile_ms` is not 0 when all of its rows must be compared
+    A paused table's changes are kept and not exchanged: `misfit` says how its schema differs from the description,
+    `held` what a person has to decide first. `reconcile_ms` is not 0 when all of its rows must be compared
     with their documents, and what differs counts as changed at that time; negative while that waits for the first
     catch-up after joining.
     """
@@ -123,8 +125,14 @@ class Tracked:
     number: int
     table_id: bytes
     table: Table
-    paused: str | None = None
+    misfit: str | None = None
+    held: str | None = None
     reconcile_ms: int = 0
+
+    @property
+    def paused(self) -> str | None:
+        """Why the table's changes are not exchanged now, or None."""
+        return self.misfit or self.held
 
     @property
     def name(self) -> str:

@@ -15,6 +15,18 @@ NOT_BEFORE = datetime.datetime(1970, 1, 1)
 NOT_AFTER = datetime.datetime(9999, 12, 31, 23, 59, 59)
 
 
+def belongs_to(certificate: bytes, sign_key: bytes) -> bool:
+    """Whether a certificate (DER) holds that 32-byte Ed25519 key."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    try:
+        key = x509.load_der_x509_certificate(certificate).public_key()
+    except Exception:  # whatever another machine's bytes provoke in the parser, they are no certificate
+        return False
+    return isinstance(key, Ed25519PublicKey) and key.public_bytes_raw() == sign_key
+
+
 def certificate_of(device: Device) -> bytes:
     """The device's self-signed certificate (DER, about 400 bytes).
 

@@ -41,6 +41,8 @@ from crdtlog.state import State
 from crdtlog.versions import Head, device_of
 from crdtlog.watch import Change, watch
 
+# Each attempt takes in all rows of one section that differ; a program may write in between, but not for ever.
+_CAPTURE_ATTEMPTS = 50
 _CLOCK_TOLERANCE_MS = 5 * 60 * 1000
 
 
@@ -186,8 +188,13 @@ class Database:
         identity = members.table_id(state.database, description.name)
         written_ms = file_time_ms(self.path)
         with state.transaction():
-            if identity in state.tables:
-                return False
+            known = state.tables.get(identity)
+            if known is not None:
+                if known.held is None or not members.waits_for_consent(known.held):
+                    return False
+                state.hold(known, None)
+                state.bump()
+                return True
             members.add_table(state, identity, description, reconcile_ms=written_ms)
             state.append_own(
                 "schema", members.encode_track(identity, description), summary=f"{description.name}: tracked"
@@ -244,6 +251,7 @@ class Database:
         skipped. Raises `EntryRefused`, `Malformed`, `TooLarge`, `TablePaused` if the first entry cannot be accepted; a
         later one ends the batch early instead.
         """
+        attempts = 0
         while True:
             self._state.refresh()
             self._drainer.prepare()
@@ -255,6 +263,12 @@ class Database:
                             continue
                     return self._apply_some(signed, time.monotonic() + hold_ms / 1000)
             except CaptureFirst as signal:
+                attempts += 1
+                if attempts > _CAPTURE_ATTEMPTS:
+                    raise EntryRefused(
+                        f"rows of table {signal.tracked.name} differ from their documents again and again",
+                        "Run `crdtlog check`.",
+                    ) from None
                 self._capture(signal)
 
     def _apply_some(self, signed: Sequence[bytes], until: float) -> Applied:
@@ -526,8 +540,8 @@ class Database:
         state = self._state
         with state.transaction():
             for tracked in state.tables.values():
-                if tracked.paused is None or drain.waits_for_person(tracked.paused):
-                    state.pause(tracked, None)
+                if tracked.held is None or drain.waits_for_person(tracked.held):
+                    state.hold(tracked, None)
                     state.mark_for_reconcile(tracked)
             state.bump()
         more = True

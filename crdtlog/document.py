@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
-from crdtlog.values import pack, unpack
+from crdtlog.values import pack, unpack_own
 
 LIVENESS = 0
 BIRTH = 1
@@ -285,6 +285,6 @@ def _read_strata(strata: bytes) -> list[tuple[int, int, int, int, int]]:
     return [
         (writer, seq, stamp, int.from_bytes(bits, "big") if isinstance(bits, bytes) else bits, life)
         for writer, seq, stamp, bits, life in cast(
-            "list[tuple[int, int, int, int | bytes, int]]", unpack(strata)
+            "list[tuple[int, int, int, int | bytes, int]]", unpack_own(strata)
         )
     ]

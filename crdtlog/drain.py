@@ -122,7 +122,7 @@ class Drainer:
             f"put them back or make sure that this is meant, {_WAITS_FOR_PERSON}"
         )
         with self._state.transaction():
-            self._state.pause(tracked, reason)
+            self._state.hold(tracked, reason)
             self._state.bump()
         return True
 
@@ -262,7 +262,7 @@ class Drainer:
     def _pause_too_large(self, tracked: Tracked, batch: Batch, error: TooLarge) -> None:
         """A row that fits no entry stops its own table only, with its captures kept."""
         key = key_text(batch.rows[0][: len(tracked.keys)])
-        self._state.pause(tracked, f"row {key!r} of {tracked.name}: {error}; shorten it, {_WAITS_FOR_PERSON}")
+        self._state.hold(tracked, f"row {key!r} of {tracked.name}: {error}; shorten it, {_WAITS_FOR_PERSON}")
         self._state.bump()
 
     def _finish_table(self, backlog: Backlog, tracked: Tracked) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, cast
 
-import msgpack
 import zstandard
 
 from crdtlog.clock import MAX_STAMP
@@ -287,9 +286,9 @@ def decode_data(raw: bytes, first_stamp: int, last_stamp: int) -> Payload:
 
 def _unpack_strict(raw: bytes) -> tuple[Any, bool]:
     try:
-        return msgpack.unpackb(raw, raw=False, max_ext_len=0), False
-    except Exception:
-        return unpack(raw), True
+        return unpack(raw, max_array=MAX_SECTIONS, odd_text=False), False
+    except UnicodeDecodeError:
+        return unpack(raw, max_array=MAX_SECTIONS), True
 
 
 def _section_in(item: object, first: int, last: int) -> Section:

@@ -5,9 +5,11 @@ The rules are in `membership` and `schema`; here they meet SQLite, inside the ca
 
 import hashlib
 import sqlite3
+from dataclasses import replace
 
 from crdtlog import capture, catalog, membership, schema
 from crdtlog.catalog import Tracked
+from crdtlog.certificate import belongs_to
 from crdtlog.entry import Entry
 from crdtlog.errors import EntryRefused, Malformed, NoSuchTable, SchemaRefused, Untrackable
 from crdtlog.membership import Newcomer
@@ -41,6 +43,8 @@ def apply_member(state: State, raw: bytes, item: Entry, hash_: bytes) -> str:
     """Put a received membership record into effect; returns a line for people."""
     _, content = membership.decode_record(raw)
     author = device_of(item.writer)
+    if not isinstance(content, bytes):
+        check_certificate(content)
     if isinstance(content, bytes):
         if membership.database_id(content) != state.database or item.seq != 1:
             raise EntryRefused("a founding record of another database")
@@ -59,6 +63,12 @@ def apply_member(state: State, raw: bytes, item: Entry, hash_: bytes) -> str:
         summary = f"{content.name} joined as {content.role}"
     state.bump()
     return summary
+
+
+def check_certificate(newcomer: Newcomer) -> None:
+    """Require that a device's certificate is its own: connections are told apart by certificates."""
+    if not belongs_to(newcomer.certificate, newcomer.sign_key):
+        raise EntryRefused(f"the certificate of {newcomer.name} holds another key")
 
 
 def note_added(state: State, device: bytes, writer: bytes, seq: int, hash_: bytes) -> None:
@@ -101,6 +111,20 @@ def table_id(database: bytes, name: str) -> bytes:
     return hashlib.sha256(b"crdtlog table" + database + folded.encode()).digest()[:8]
 
 
+def check_identity(database: bytes, identity: bytes, table: Table) -> None:
+    """Require that a table's id is the one of its name: two ids for one name would put two documents on a row."""
+    if identity != table_id(database, table.name):
+        raise Malformed(f"table {table.name} under an id that is not its own")
+
+
+def waits_for_consent(reason: str) -> bool:
+    """Whether a table is paused because its rows were here before another device began to share one of that name."""
+    return reason.startswith(_CONSENT)
+
+
+_CONSENT = "another device shares a table of this name"
+
+
 def encode_track(identity: bytes, table: Table) -> bytes:
     """The payload of the schema entry that begins to track a table; its columns are all registers."""
     return pack(["track", identity, schema.to_wire(table), []])
@@ -114,32 +138,38 @@ def apply_schema(state: State, raw: bytes) -> str:
             table = schema.from_wire(wire)
         case _:
             raise Malformed("a schema entry of an unknown form")
+    check_identity(state.database, identity, table)
     known = state.tables.get(identity)
     if known is None:
-        add_table(state, identity, table, reconcile_ms=state.now_ms())
+        add_table(state, identity, table, reconcile_ms=max(1, state.now_ms()), ask=True)
     else:
         problem = schema.difference(known.table, table)
-        if problem and not known.paused:
-            state.pause(known, f"another device tracks it with another schema: {problem}")
+        if problem and known.held is None:
+            state.hold(known, f"another device tracks it with another schema: {problem}")
             state.bump()
     return f"{table.name}: tracked"
 
 
-def add_table(state: State, identity: bytes, table: Table, *, reconcile_ms: int) -> Tracked:
+def add_table(
+    state: State, identity: bytes, table: Table, *, reconcile_ms: int, ask: bool = False
+) -> Tracked:
     """Track a table under a description: build it where it is missing, take it in where it fits, pause it otherwise.
 
     Its rows, if it has any, are compared with documents from `reconcile_ms` on (negative: after the first catch-up).
+    With `ask`, a table that has rows here is held until the person tracks it, as its rows were nobody else's so far.
     Raises `SchemaRefused` for a description that is not harmless.
     """
     connection = state.connection
-    reason = None
+    reason = held = None
     try:
         here = schema.read_table(connection, table.name)
         reason = schema.difference(here, table)
+        if ask and connection.execute(f"SELECT 1 FROM {schema.quote(here.name)} LIMIT 1").fetchone():
+            held = f"{_CONSENT}; to share the rows that are here, run: crdtlog track FILE {table.name}"
     except NoSuchTable:
         schema.validate(table)
         try:
-            for statement in schema.create_statements(table):
+            for statement in schema.create_statements(_without_taken_indexes(connection, table)):
                 connection.execute(statement)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
@@ -151,11 +181,12 @@ def add_table(state: State, identity: bytes, table: Table, *, reconcile_ms: int)
     except Untrackable as error:
         reason = str(error)
     number = connection.execute(
-        "INSERT INTO crdtlog__table (table_id, name, description, paused, reconcile_ms) VALUES (?, ?, ?, ?, ?)",
-        (identity, table.name, pack(schema.to_wire(table)), reason, reconcile_ms),
+        "INSERT INTO crdtlog__table (table_id, name, description, misfit, held, reconcile_ms) "
+        "VALUES (?, ?, ?, ?, ?, ?)",
+        (identity, table.name, pack(schema.to_wire(table)), reason, held, reconcile_ms),
     ).lastrowid
     assert number is not None
-    tracked = Tracked(number, identity, table, reason, reconcile_ms)
+    tracked = Tracked(number, identity, table, reason, held, reconcile_ms)
     catalog.create_beside(connection, tracked)
     if reason is None:
         capture.install(connection, tracked)
@@ -164,10 +195,16 @@ def add_table(state: State, identity: bytes, table: Table, *, reconcile_ms: int)
     return tracked
 
 
-def check_fit(state: State, table: Table) -> None:
+def _without_taken_indexes(connection: sqlite3.Connection, table: Table) -> Table:
+    """The description without indexes whose names something else has here: indexes matter to no merge."""
+    taken = {str(name).lower() for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    return replace(table, indexes=tuple(index for index in table.indexes if index.name.lower() not in taken))
+
+
+def check_fit(connection: sqlite3.Connection, table: Table) -> None:
     """Raise `SchemaRefused` if a table of that description could not be tracked in this file."""
     try:
-        problem = schema.difference(schema.read_table(state.connection, table.name), table)
+        problem = schema.difference(schema.read_table(connection, table.name), table)
     except NoSuchTable:
         schema.validate(table)
         return

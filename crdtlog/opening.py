@@ -134,6 +134,10 @@ def join_state(path: Path, home: Home, welcome: Welcome, *, name: str | None) ->
                 f"{path} belongs to a database already",
                 "Join with a file of another name; the rows can be copied over with SQL afterwards.",
             )
+        with translated(path):  # before anything changes, the journal's mode included
+            for identity, table in welcome.tables:
+                members.check_identity(welcome.database, identity, table)
+                members.check_fit(connection, table)
         epochs.save(home, welcome.database, welcome.epochs)
         switch_to_wal(connection, path)
         state = _join(connection, path, device, welcome, written_ms)
@@ -155,9 +159,9 @@ def _join(
             _prepare(connection, path, device, welcome.genesis, welcome.epoch)
             state = State(connection, path, device, welcome.epochs)
             for member in welcome.members:
+                members.check_certificate(member)
                 members.put_device(state, member, None, confirmed=False)
             for identity, table in welcome.tables:
-                members.check_fit(state, table)
                 members.add_table(state, identity, table, reconcile_ms=-written_ms)
             connection.execute("COMMIT")
         except BaseException:

@@ -93,11 +93,11 @@ class State:
 
     def _reload(self) -> None:
         self.tables = {}
-        for number, table_id, _, description, paused, reconcile_ms in self.connection.execute(
-            "SELECT id, table_id, name, description, paused, reconcile_ms FROM crdtlog__table ORDER BY id"
+        for number, table_id, description, misfit, held, reconcile_ms in self.connection.execute(
+            "SELECT id, table_id, description, misfit, held, reconcile_ms FROM crdtlog__table ORDER BY id"
         ):
             table = from_wire(unpack(description))
-            self.tables[table_id] = Tracked(number, table_id, table, paused, reconcile_ms)
+            self.tables[table_id] = Tracked(number, table_id, table, misfit, held, reconcile_ms)
         self._generation = catalog.get_meta(self.connection, "generation")
         self.log.load()
         self._position = self.log.position()
@@ -118,8 +118,10 @@ class State:
             if reason is None and capture.install(self.connection, tracked):
                 self.mark_for_reconcile(tracked)
                 changed = True
-            if reason != tracked.paused:
-                self.pause(tracked, reason)
+            if reason != tracked.misfit:
+                self.connection.execute(
+                    "UPDATE crdtlog__table SET misfit = ? WHERE id = ?", (reason, tracked.number)
+                )
                 self.mark_for_reconcile(tracked)
                 changed = True
         if changed:
@@ -135,9 +137,9 @@ class State:
         """Have all rows compared; what differs counts as changed now, also by a clock that stands at 0."""
         self.set_reconcile(tracked, max(1, self.now_ms()))
 
-    def pause(self, tracked: Tracked, reason: str | None) -> None:
-        """Stop exchanging the table's changes for that reason, or go on (None)."""
-        self.connection.execute("UPDATE crdtlog__table SET paused = ? WHERE id = ?", (reason, tracked.number))
+    def hold(self, tracked: Tracked, reason: str | None) -> None:
+        """Stop exchanging the table's changes until a person has decided, or go on (None)."""
+        self.connection.execute("UPDATE crdtlog__table SET held = ? WHERE id = ?", (reason, tracked.number))
 
     def misfit(self, tracked: Tracked) -> str | None:
         """Why the table as it is now cannot be read or written under its description; None if it can."""

@@ -30,28 +30,48 @@ pack: Callable[[object], bytes] = cast(
 )
 
 
-def unpack(data: bytes) -> Any:
-    """Decode msgpack that may come from another machine. Raises `Malformed` and nothing else.
+#: No array of another machine's may be longer, and all of its arrays together hold no more than `MAX_VALUES`.
+MAX_ARRAY = 100_000
+MAX_VALUES = 5_000_000
 
-    Every length is bounded by the input's own length, maps are refused as keys other than text or bytes, and nesting
-    is bounded by msgpack itself.
+
+def unpack(data: bytes, *, max_array: int = MAX_ARRAY, odd_text: bool = True) -> Any:
+    """Decode msgpack that may come from another machine. Raises `Malformed`, or `UnicodeDecodeError` (see below).
+
+    A byte of msgpack can ask for fifty bytes of objects, so not only lengths are bounded but the number of values,
+    while they are being made. Maps and extensions are refused: nothing of ours uses them. Text that is not valid UTF-8
+    is read with surrogate escapes, or raises `UnicodeDecodeError` with `odd_text` False.
     """
+    left = MAX_VALUES
+
+    def count(items: list[Any]) -> list[Any]:
+        nonlocal left
+        left -= len(items) + 1
+        if left < 0:
+            raise Malformed("an array of too many values")
+        return items
+
     try:
         return msgpack.unpackb(
             data,
             raw=False,
-            strict_map_key=True,
-            unicode_errors="surrogateescape",
+            unicode_errors="surrogateescape" if odd_text else "strict",
             max_str_len=len(data),
             max_bin_len=len(data),
-            max_array_len=len(data),
-            max_map_len=len(data),
+            max_array_len=max_array,
+            max_map_len=0,
             max_ext_len=0,
+            list_hook=count,
         )
-    except (
-        Exception
-    ) as error:  # msgpack raises ValueError, its own family, and RecursionError-like StackError
+    except (Malformed, UnicodeDecodeError):
+        raise
+    except Exception as error:  # msgpack raises ValueError, its own family, and errors like RecursionError
         raise Malformed(f"bytes that are not valid msgpack: {type(error).__name__}") from None
+
+
+def unpack_own(data: bytes) -> Any:
+    """Decode msgpack that this device wrote into its own file; quicker, and without bounds."""
+    return msgpack.unpackb(data, raw=False)
 
 
 def check_column(values: Sequence[object]) -> None:

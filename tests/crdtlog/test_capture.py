@@ -64,10 +64,17 @@ def changes_arrive(one: Database, other: Database, *tables: str) -> None:
         ["UPDATE notes SET id = id || '!' , n = 0"],
         ["DELETE FROM notes WHERE id = 'a'", "INSERT INTO notes VALUES ('a', 'again', 1)"],
         ["INSERT INTO notes VALUES ('d', 'four', 4)", "DELETE FROM notes WHERE id = 'd'"],
-        ["BEGIN", "UPDATE notes SET id = 't' WHERE id = 'a'", "UPDATE notes SET id = 'a' WHERE id = 'b'"]
-        + ["UPDATE notes SET id = 'b' WHERE id = 't'", "COMMIT"],
+        [
+            "BEGIN",
+            "UPDATE notes SET id = 't' WHERE id = 'a'",
+            "UPDATE notes SET id = 'a' WHERE id = 'b'",
+            "UPDATE notes SET id = 'b' WHERE id = 't'",
+            "COMMIT",
+        ],
         ["PRAGMA recursive_triggers = ON", "REPLACE INTO notes VALUES ('a', 'new', 9)"],
-        ["WITH up (k) AS (SELECT id FROM notes WHERE n > 1) UPDATE notes SET n = 0 WHERE id IN (SELECT k FROM up)"],
+        [
+            "WITH up (k) AS (SELECT id FROM notes WHERE n > 1) UPDATE notes SET n = 0 WHERE id IN (SELECT k FROM up)"
+        ],
         ["UPDATE notes SET n = other.n FROM (SELECT 7 AS n) AS other RETURNING id"],
     ],
     ids=lambda statements: "; ".join(statements)[:60],
@@ -130,14 +137,17 @@ def test_cascades_set_null_and_key_changes_of_parents_are_captured(world: World)
         "INSERT INTO kept VALUES ('1', 'p'), ('2', 'q')",
     )
 
-    write(one, "PRAGMA foreign_keys = ON", "DELETE FROM parents WHERE id = 'p'", "UPDATE parents SET id = 'r'")
+    write(
+        one, "PRAGMA foreign_keys = ON", "DELETE FROM parents WHERE id = 'p'", "UPDATE parents SET id = 'r'"
+    )
 
     changes_arrive(one, other, "parents", "gone", "kept")
     assert [row[0][1] for row in table_rows(other, "gone")] == ["2"]
 
 
 def test_a_key_that_changes_only_in_case_under_a_nocase_key_keeps_its_row(world: World) -> None:
-    one, other = pair(world, "CREATE TABLE t (k TEXT COLLATE NOCASE PRIMARY KEY, v)", rows="INSERT INTO t VALUES ('a', 1)")
+    folded = "CREATE TABLE t (k TEXT COLLATE NOCASE PRIMARY KEY, v)"
+    one, other = pair(world, folded, rows="INSERT INTO t VALUES ('a', 1)")
 
     write(one, "UPDATE t SET k = 'A'")
 
@@ -146,9 +156,8 @@ def test_a_key_that_changes_only_in_case_under_a_nocase_key_keeps_its_row(world:
 
 
 def test_a_binary_key_on_a_nocase_column_moves_when_its_case_changes(world: World) -> None:
-    one, other = pair(
-        world, "CREATE TABLE t (k TEXT COLLATE NOCASE, v, PRIMARY KEY (k COLLATE BINARY))", rows="INSERT INTO t VALUES ('a', 1)"
-    )
+    binary = "CREATE TABLE t (k TEXT COLLATE NOCASE, v, PRIMARY KEY (k COLLATE BINARY))"
+    one, other = pair(world, binary, rows="INSERT INTO t VALUES ('a', 1)")
 
     write(one, "UPDATE t SET k = 'A'")
 
@@ -181,9 +190,15 @@ def test_a_row_whose_key_becomes_null_leaves_and_comes_back_with_its_key(world: 
 
 
 def test_a_table_of_key_columns_alone_is_captured(world: World) -> None:
-    one, other = pair(world, "CREATE TABLE links (a TEXT, b TEXT, PRIMARY KEY (a, b))", rows="INSERT INTO links VALUES (1, 2)")
+    links = "CREATE TABLE links (a TEXT, b TEXT, PRIMARY KEY (a, b))"
+    one, other = pair(world, links, rows="INSERT INTO links VALUES (1, 2)")
 
-    write(one, "INSERT INTO links VALUES ('x', 'y')", "UPDATE links SET b = 'z' WHERE a = 'x'", "DELETE FROM links WHERE a = 1")
+    write(
+        one,
+        "INSERT INTO links VALUES ('x', 'y')",
+        "UPDATE links SET b = 'z' WHERE a = 'x'",
+        "DELETE FROM links WHERE a = 1",
+    )
 
     changes_arrive(one, other, "links")
 
@@ -257,7 +272,8 @@ def test_many_rows_at_once_are_captured(world: World) -> None:
 
     write(
         one,
-        "WITH RECURSIVE up (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM up WHERE n < 12000) INSERT INTO t SELECT n, n FROM up",
+        "WITH RECURSIVE up (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM up WHERE n < 12000) "
+        "INSERT INTO t SELECT n, n FROM up",
         "UPDATE t SET v = -v",
     )
 
@@ -278,7 +294,12 @@ def test_triggers_name_key_columns_only_so_that_other_columns_can_be_dropped(wor
 
 def test_apply_does_not_echo(world: World) -> None:
     one, other = pair(world, NOTES, rows=ROWS)
-    write(one, "UPDATE notes SET n = 0", "DELETE FROM notes WHERE id = 'a'", "INSERT INTO notes VALUES ('z', 1, 1)")
+    write(
+        one,
+        "UPDATE notes SET n = 0",
+        "DELETE FROM notes WHERE id = 'a'",
+        "INSERT INTO notes VALUES ('z', 1, 1)",
+    )
 
     sync(one, other)
     position = other.position()

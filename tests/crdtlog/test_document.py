@@ -204,7 +204,9 @@ def test_all_causal_delivery_orders_give_one_document(events: list[Event]) -> No
 
 
 @given(history(), st.data())
-def test_at_every_step_the_document_is_that_of_what_has_arrived(events: list[Event], choose: st.DataObject) -> None:
+def test_at_every_step_the_document_is_that_of_what_has_arrived(
+    events: list[Event], choose: st.DataObject
+) -> None:
     replica, arrived = Replica(), list[Event]()
     for event in delivery(events, choose):
         replica.receive(event)
@@ -214,7 +216,9 @@ def test_at_every_step_the_document_is_that_of_what_has_arrived(events: list[Eve
 
 
 @given(history(), st.data())
-def test_a_write_that_arrives_again_at_once_changes_nothing(events: list[Event], choose: st.DataObject) -> None:
+def test_a_write_that_arrives_again_at_once_changes_nothing(
+    events: list[Event], choose: st.DataObject
+) -> None:
     replica = Replica()
     for event in delivery(events, choose):
         replica.receive(event)
@@ -276,7 +280,9 @@ def test_merging_by_strata_equals_merging_by_slots(events: list[Event], choose: 
             assert plain.compact == whole.compact
             assert (plain.was_alive, plain.alive) == (whole.was_alive, whole.alive)
             assert (plain.taken, plain.lost) == (whole.taken, whole.lost)
-            pushed = {(slot, version) for bits, version in plain.pushed for slot in document.slots_in(bits, SLOTS)}
+            pushed = {
+                (slot, version) for bits, version in plain.pushed for slot in document.slots_in(bits, SLOTS)
+            }
             assert pushed == set(whole.pushed)
             assert plain.unseen_alive == bool(whole.unseen_alive)
         replica.receive(event)
@@ -295,7 +301,9 @@ def test_a_later_write_that_saw_both_ends_the_conflict_even_with_a_clock_far_beh
 
 
 @pytest.mark.parametrize("order", list(permutations(range(2))))
-def test_of_two_writes_with_one_stamp_the_higher_writer_shows_and_the_other_is_kept(order: tuple[int, int]) -> None:
+def test_of_two_writes_with_one_stamp_the_higher_writer_shows_and_the_other_is_kept(
+    order: tuple[int, int],
+) -> None:
     insert = Event(b"A", 1, 1, ALL, True, {})
     both = [Event(b"B", 1, 5, 0b101, True, {b"A": 1}), Event(b"C", 1, 5, 0b101, True, {b"A": 1})]
 

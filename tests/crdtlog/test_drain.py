@@ -87,23 +87,25 @@ ODD_TEXTS = [b"\xff", b"a\xff\0b", b"\xed\xa0\x80", b"\xc0\x80", b"\xf5\x80\x80\
 
 
 def test_every_value_arrives_bit_for_bit_in_every_kind_of_column(world: World) -> None:
-    one, other = devices(
-        world, ["one", "other"], ["CREATE TABLE t (id INTEGER PRIMARY KEY, a, t TEXT, i INTEGER, r REAL, u NUMERIC, b BLOB)"]
-    )
+    columns = "a, t TEXT, i INTEGER, r REAL, u NUMERIC, b BLOB"
+    one, other = devices(world, ["one", "other"], [f"CREATE TABLE t (id INTEGER PRIMARY KEY, {columns})"])
     with closing_connection(one.path) as connection:
-        connection.executemany("INSERT INTO t (a, t, i, r, u, b) VALUES (?, ?, ?, ?, ?, ?)", [(v,) * 6 for v in EVERY_VALUE])
+        sql = "INSERT INTO t (a, t, i, r, u, b) VALUES (?, ?, ?, ?, ?, ?)"
+        connection.executemany(sql, [(value,) * 6 for value in EVERY_VALUE])
         odd = [f"CAST(x'{raw.hex()}' AS TEXT)" for raw in ODD_TEXTS]
         for text in odd:
             connection.execute(f"INSERT INTO t (a, t, i, r, u, b) VALUES ({', '.join([text] * 6)})")
     sync(one, other)
     assert_converged([one, other], ["t"])
-    rows = table_rows(other, "t")
-    assert [row[1] for row in sorted(rows, key=lambda row: row[0][1])][: len(EVERY_VALUE)] == list(map(exact, EVERY_VALUE))
+    rows = sorted(table_rows(other, "t"), key=lambda row: row[0][1])
+    assert [row[1] for row in rows][: len(EVERY_VALUE)] == list(map(exact, EVERY_VALUE))
 
     # Every value replaces every other kind, as an update.
     with closing_connection(one.path) as connection:
         for number in range(1, len(EVERY_VALUE) + len(odd) + 1):
-            connection.execute("UPDATE t SET a = (SELECT b FROM t AS o WHERE o.id = 35 - t.id) WHERE id = ?", (number,))
+            connection.execute(
+                "UPDATE t SET a = (SELECT b FROM t AS o WHERE o.id = 35 - t.id) WHERE id = ?", (number,)
+            )
     sync(one, other)
     assert_converged([one, other], ["t"])
 
@@ -111,7 +113,9 @@ def test_every_value_arrives_bit_for_bit_in_every_kind_of_column(world: World) -
 @pytest.mark.parametrize("kind", ["TEXT", "BLOB", "INT", "REAL", "NUMERIC", ""])
 @pytest.mark.parametrize("suffix", ["", "WITHOUT ROWID"])
 def test_every_value_serves_as_a_key(world: World, kind: str, suffix: str) -> None:
-    one, other = devices(world, ["one", "other"], [f"CREATE TABLE t (k {kind} NOT NULL, v, PRIMARY KEY (k)) {suffix}"])
+    one, other = devices(
+        world, ["one", "other"], [f"CREATE TABLE t (k {kind} NOT NULL, v, PRIMARY KEY (k)) {suffix}"]
+    )
     with closing_connection(one.path) as connection:
         for number, value in enumerate(EVERY_VALUE[1:]):
             connection.execute("INSERT OR REPLACE INTO t VALUES (?, ?)", (value, number))
@@ -140,7 +144,11 @@ def test_a_blob_of_ten_megabytes_arrives_and_changes(world: World) -> None:
     one.execute("UPDATE t SET v = ? WHERE id = 1", (blob[:-1],))
     sync(one, other)
 
-    assert other.execute("SELECT v FROM t ORDER BY id").fetchall() == [(blob[:-1],), (blob[::-1],), ("small",)]
+    assert other.execute("SELECT v FROM t ORDER BY id").fetchall() == [
+        (blob[:-1],),
+        (blob[::-1],),
+        ("small",),
+    ]
     assert_converged([one, other], ["t"])
 
 
@@ -313,7 +321,10 @@ def engine_process(script: str, *arguments: object) -> subprocess.Popen[str]:
     """Another process with an engine on some file; it says `ready` once it is open."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        [sys.executable, "-c", script, *map(str, arguments)], stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", script, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
     )
     assert process.stdout is not None
     assert process.stdout.readline().strip() == "ready"
@@ -379,7 +390,8 @@ def test_triggers_that_somebody_dropped_come_back_and_what_they_missed_is_found(
     sync(one, other)
 
     assert one.execute("SELECT count(*) FROM sqlite_master WHERE type = 'trigger'").fetchone() == (4,)
-    assert other.execute("SELECT id, v FROM t WHERE id IN (1, 2, 99) ORDER BY id").fetchall() == [(1, "unseen"), (99, "unseen")]
+    found = other.execute("SELECT id, v FROM t WHERE id IN (1, 2, 99) ORDER BY id").fetchall()
+    assert found == [(1, "unseen"), (99, "unseen")]
     assert_converged([one, other], ["t"])
 
 
@@ -393,7 +405,9 @@ COMMIT;
 """
 
 
-def test_a_table_rebuilt_by_a_migration_gets_its_triggers_back_and_sends_exactly_what_differs(world: World) -> None:
+def test_a_table_rebuilt_by_a_migration_gets_its_triggers_back_and_sends_exactly_what_differs(
+    world: World,
+) -> None:
     one, other = devices(world, ["one", "other"], [TABLE])
     fill(one, 1, 50)
     sync(one, other)
@@ -407,7 +421,10 @@ def test_a_table_rebuilt_by_a_migration_gets_its_triggers_back_and_sends_exactly
     sync(one, other)
 
     assert_converged([one, other], ["t"])
-    assert other.execute("SELECT v FROM t WHERE id IN (3, 5)").fetchall() == [("migrated",), ("captured again",)]
+    assert other.execute("SELECT v FROM t WHERE id IN (3, 5)").fetchall() == [
+        ("migrated",),
+        ("captured again",),
+    ]
 
 
 def test_a_triggers_loss_noticed_while_refusing_an_entry_is_not_forgotten(world: World) -> None:
@@ -465,7 +482,11 @@ def test_a_changed_schema_pauses_its_table_with_captures_kept_until_it_fits_agai
     sync(one, other)
 
     assert [table for table in one.tables() if table.paused] == []
-    assert one.execute("SELECT v FROM t ORDER BY id").fetchall() == [("before",), ("while paused",), ("theirs",)]
+    assert one.execute("SELECT v FROM t ORDER BY id").fetchall() == [
+        ("before",),
+        ("while paused",),
+        ("theirs",),
+    ]
     assert_converged([one, other], ["t", "u2"])
 
 
@@ -489,6 +510,25 @@ def test_a_pause_noticed_while_refusing_an_entry_is_not_forgotten(world: World) 
     assert_converged([one, other], ["t"])
 
 
+def test_one_table_tracked_with_two_schemas_stays_paused_on_both_devices(world: World) -> None:
+    one = world.found("one")
+    other = world.join("other", one)
+    one.execute("CREATE TABLE t (id TEXT PRIMARY KEY, v)")
+    other.execute("CREATE TABLE t (id TEXT PRIMARY KEY, v, more)")
+    for db in (one, other):
+        db.execute("INSERT INTO t (id, v) VALUES ('k', 1)")
+        db.track("t")
+
+    for _ in range(3):
+        for source, target in ((one, other), (other, one)):
+            with pytest.raises(errors.TablePaused, match="another schema"):
+                send(source, target)
+            target.execute("CREATE TABLE IF NOT EXISTS unrelated (a)")
+
+    assert one.verify().ok
+    assert other.verify().ok
+
+
 def test_a_table_dropped_while_its_rows_wait_to_be_compared_stops_nothing_else(world: World) -> None:
     one, other = devices(world, ["one", "other"], [TABLE, "CREATE TABLE u (id TEXT PRIMARY KEY)"])
     with closing_connection(one.path) as connection:
@@ -510,7 +550,8 @@ def remove_unseen(db: Database, where: str) -> None:
     """Rows vanish in a migration that keeps the table."""
     with closing_connection(db.path) as connection:
         connection.executescript(
-            f"BEGIN; CREATE TABLE x (id INTEGER PRIMARY KEY, v, n INTEGER); INSERT INTO x SELECT * FROM t WHERE NOT ({where});"
+            "BEGIN; CREATE TABLE x (id INTEGER PRIMARY KEY, v, n INTEGER);"
+            f"INSERT INTO x SELECT * FROM t WHERE NOT ({where});"
             "DROP TABLE t; ALTER TABLE x RENAME TO t; COMMIT;"
         )
 
@@ -528,13 +569,18 @@ def test_many_rows_that_vanish_unseen_wait_for_check_fix(world: World) -> None:
     assert "150" in str(table.paused)
     assert "check --fix" in str(table.paused)
     assert one.drain_all() == 0
+    one.execute("CREATE TABLE unrelated (a)")
+    one.drain_all()
+    assert one.tables() == [table]
     one.check(fix=True)
     sync(one, other)
     assert other.execute("SELECT count(*) FROM t").fetchone() == (850,)
     assert_converged([one, other], ["t"])
 
 
-@pytest.mark.parametrize(("rows", "gone"), [(1_000, 100), (3_000, 150)], ids=["a hundred", "five in a hundred"])
+@pytest.mark.parametrize(
+    ("rows", "gone"), [(1_000, 100), (3_000, 150)], ids=["a hundred", "five in a hundred"]
+)
 def test_few_rows_that_vanish_unseen_are_deletes(world: World, rows: int, gone: int) -> None:
     one, other = devices(world, ["one", "other"], [TABLE])
     fill(one, 1, rows)
@@ -565,14 +611,15 @@ def test_an_emptied_table_without_a_delete_never_empties_the_others(world: World
 
 
 def test_rows_that_vanish_while_triggers_are_switched_off_wait_too(world: World) -> None:
-    """`.dbconfig enable_trigger off` leaves no trace in the schema; only an entry for those rows shows that they are gone."""
-    shell = "sqlite3"
+    """`.dbconfig enable_trigger off` leaves no trace in the schema; only an entry for those rows shows the gap."""
     one, other = devices(world, ["one", "other"], [TABLE])
     fill(one, 1, 1_000)
     sync(one, other)
     try:
         script = ".dbconfig enable_trigger off\nDELETE FROM t WHERE id <= 300;\n"
-        subprocess.run([shell, "-batch", one.path], input=script, text=True, check=True, capture_output=True)
+        subprocess.run(
+            ["sqlite3", "-batch", one.path], input=script, text=True, check=True, capture_output=True
+        )
     except (FileNotFoundError, subprocess.CalledProcessError):
         pytest.skip("the sqlite3 shell is not here")
     assert one.pending() == 0

@@ -81,7 +81,9 @@ def section_of(item: dict[str, Any]) -> Section:
 
 def vector_device() -> Device:
     keys = VECTORS["device"]
-    return device_from_secrets("vector", bytes.fromhex(keys["sign_secret"]), bytes.fromhex(keys["receive_secret"]))
+    return device_from_secrets(
+        "vector", bytes.fromhex(keys["sign_secret"]), bytes.fromhex(keys["receive_secret"])
+    )
 
 
 @pytest.mark.parametrize("vector", VECTORS["entries"], ids=lambda vector: vector["name"])
@@ -132,7 +134,11 @@ def sections(draw: st.DrawFn) -> list[Section]:
     found = []
     for _ in range(draw(st.integers(1, 3))):
         rows, operation = draw(st.integers(1, 4)), draw(st.sampled_from([INSERT, UPDATE, DELETE]))
-        slots = () if operation == DELETE else draw(st.lists(st.integers(2, 250), max_size=3, unique=True).map(tuple))
+        slots = (
+            ()
+            if operation == DELETE
+            else draw(st.lists(st.integers(2, 250), max_size=3, unique=True).map(tuple))
+        )
 
         def column(values: st.SearchStrategy[Any], rows: int = rows) -> list[Any]:
             return draw(st.lists(values, min_size=rows, max_size=rows))
@@ -142,7 +148,10 @@ def sections(draw: st.DrawFn) -> list[Section]:
                 draw(st.binary(min_size=8, max_size=8)),
                 operation,
                 slots,
-                [column(VALUE.filter(lambda value: value is not None)) for _ in range(draw(st.integers(1, 2)))],
+                [
+                    column(VALUE.filter(lambda value: value is not None))
+                    for _ in range(draw(st.integers(1, 2)))
+                ],
                 [column(VALUE) for _ in slots],
                 column(st.integers(5_000, 9_000)),
                 draw(st.one_of(st.none(), st.just(column(BIRTH)))),
@@ -155,7 +164,9 @@ def sections(draw: st.DrawFn) -> list[Section]:
 def meant(section: Section) -> str:
     """A section so that equality is exact; births that are all None are none at all."""
     births = section.births if section.births and any(section.births) else None
-    return repr((section.table, section.operation, section.slots, section.keys, section.cells, section.stamps, births))
+    return repr(
+        (section.table, section.operation, section.slots, section.keys, section.cells, section.stamps, births)
+    )
 
 
 @given(sections())
@@ -169,12 +180,22 @@ def test_a_data_payload_comes_back_bit_for_bit(written: list[Section]) -> None:
     assert [section.unseen for section in read] == [section.unseen for section in written]
 
 
-@given(st.integers(1, MAX_SEQ), STAMP, STAMP, st.sampled_from(entry.KINDS), st.lists(st.binary(min_size=24, max_size=24)))
-def test_a_header_comes_back_as_it_was(seq: int, one: int, other: int, kind: str, writers: list[bytes]) -> None:
+WRITERS = st.lists(st.binary(min_size=24, max_size=24))
+
+
+@given(st.integers(1, MAX_SEQ), STAMP, STAMP, st.sampled_from(entry.KINDS), WRITERS)
+def test_a_header_comes_back_as_it_was(
+    seq: int, one: int, other: int, kind: str, writers: list[bytes]
+) -> None:
     context = tuple(Named(writer, 7, b"h" * 8) for writer in sorted({*writers} - {WRITER}))
     previous = b"p" * 32 if seq > 1 else b""
     item = simple(
-        seq=seq, first_stamp=min(one, other), last_stamp=max(one, other), kind=kind, context=context, previous=previous
+        seq=seq,
+        first_stamp=min(one, other),
+        last_stamp=max(one, other),
+        kind=kind,
+        context=context,
+        previous=previous,
     )
 
     signed = entry.sign(item, DEVICE)

@@ -1,9 +1,9 @@
 """Random SQL by random clients on a small fleet: whatever happens, all devices end equal and nothing is lost silently.
 
-Clients are connections that know nothing of crdtlog, and now and then the `sqlite3` shell. Three things are held against
-an oracle that shares no code with documents, drain or apply: what a drain logs is exactly what the clients changed (and
-no more); what shows on every device is what the logs say by definition; what does not show is kept, unless a write by
-someone who had seen it replaced it.
+Clients are connections that know nothing of crdtlog, and now and then the `sqlite3` shell. Three things are held
+against an oracle that shares no code with documents, drain or apply: what a drain logs is exactly what the clients
+changed (and no more); what shows on every device is what the logs say by definition; what does not show is kept,
+unless a write by someone who had seen it replaced it.
 """
 
 import shutil
@@ -54,7 +54,26 @@ class Shape(NamedTuple):
 
 ODD = b"\xff\xfeA"  # text that is not valid UTF-8, given as its bytes
 TEXTS = ["a", "A", "b", "", "ü", "a\0b", memoryview(ODD)]
-ANY = [None, 0, 1, -1, 1.0, 0.0, -0.0, 0.5, 2**63 - 1, -(2**63), 9e999, "x", "X", "1", "", b"", b"\0x", memoryview(ODD)]
+ANY = [
+    None,
+    0,
+    1,
+    -1,
+    1.0,
+    0.0,
+    -0.0,
+    0.5,
+    2**63 - 1,
+    -(2**63),
+    9e999,
+    "x",
+    "X",
+    "1",
+    "",
+    b"",
+    b"\0x",
+    memoryview(ODD),
+]
 
 SHAPES = [
     Shape(
@@ -91,7 +110,13 @@ SHAPES = [
         "CREATE TABLE typed (id TEXT NOT NULL PRIMARY KEY, n INT, r REAL, t TEXT, b BLOB, x ANY) STRICT",
         "typed",
         {"id": TEXTS},
-        {"n": [None, 1, 2**63 - 1, "no"], "r": [0.5, 1, -0.0], "t": ["x", 1, None], "b": [b"x", None], "x": ANY},
+        {
+            "n": [None, 1, 2**63 - 1, "no"],
+            "r": [0.5, 1, -0.0],
+            "t": ["x", 1, None],
+            "b": [b"x", None],
+            "x": ANY,
+        },
     ),
     Shape(
         "CREATE TABLE computed (a INTEGER, id TEXT PRIMARY KEY, twice AS (a * 2) STORED, said AS (a || id), c)",
@@ -106,7 +131,12 @@ SHAPES = [
         {"ключ": ["a", "a ", "b"], "group by": ["x", "X", "ß"]},
         {'or"der?': ANY, "values": ANY},
     ),
-    Shape("CREATE TABLE links (a TEXT, b INTEGER, PRIMARY KEY (a, b))", "links", {"a": TEXTS[:3], "b": [1, 2]}, {}),
+    Shape(
+        "CREATE TABLE links (a TEXT, b INTEGER, PRIMARY KEY (a, b))",
+        "links",
+        {"a": TEXTS[:3], "b": [1, 2]},
+        {},
+    ),
     Shape(
         "CREATE TABLE parents (id TEXT PRIMARY KEY, name TEXT)",
         "parents",
@@ -137,7 +167,11 @@ def literal(value: Any) -> str:
         case bytes():
             return f"x'{value.hex()}'"
         case str():
-            return f"CAST(x'{value.encode().hex()}' AS TEXT)" if "\0" in value else "'" + value.replace("'", "''") + "'"
+            return (
+                f"CAST(x'{value.encode().hex()}' AS TEXT)"
+                if "\0" in value
+                else "'" + value.replace("'", "''") + "'"
+            )
         case float():
             return "9e999" if value == float("inf") else repr(value)
         case _:
@@ -155,10 +189,14 @@ def statement(draw: st.DrawFn, shapes: list[Shape]) -> str:
         return {quoted(name): literal(draw(st.sampled_from(columns[name]))) for name in names}
 
     where = " AND ".join(f"{name} = {value}" for name, value in some(shape.key).items())
-    some_columns = st.lists(st.sampled_from(list(shape.rest or shape.key)), min_size=1, max_size=3, unique=True)
+    some_columns = st.lists(
+        st.sampled_from(list(shape.rest or shape.key)), min_size=1, max_size=3, unique=True
+    )
     changed = some(draw(some_columns))
     assignments = ", ".join(f"{name} = {value}" for name, value in changed.items())
-    match draw(st.sampled_from(["insert", "insert", "replace", "upsert", "update", "update all", "delete", "rekey"])):
+    match draw(
+        st.sampled_from(["insert", "insert", "replace", "upsert", "update", "update all", "delete", "rekey"])
+    ):
         case "update":
             return f"UPDATE {table} SET {assignments} WHERE {where}"
         case "update all":
@@ -185,6 +223,13 @@ class Client(NamedTuple):
     shell: bool = False
 
 
+class Unseen(NamedTuple):
+    """A program drops the triggers, as a migration does, and goes on writing."""
+
+    device: int
+    statements: list[str]
+
+
 class Drain(NamedTuple):
     """The engine on one device takes in what was captured."""
 
@@ -207,7 +252,7 @@ class Reopen(NamedTuple):
     device: int
 
 
-Step = Client | Drain | Send | Reopen
+Step = Client | Unseen | Drain | Send | Reopen
 
 
 def steps(count: int, shapes: list[Shape]) -> st.SearchStrategy[list[Step]]:
@@ -220,11 +265,12 @@ def steps(count: int, shapes: list[Shape]) -> st.SearchStrategy[list[Step]]:
         st.sampled_from(["COMMIT", "COMMIT", "COMMIT", "ROLLBACK"]),
         st.sampled_from([False] * 9 + [True]),
     )
+    unseen = st.builds(Unseen, device, st.lists(statement(shapes), min_size=1, max_size=2))
     send = st.builds(Send, device, device, st.integers(1, 4), st.booleans(), st.booleans()).filter(
         lambda step: step.source != step.target
     )
     return st.lists(
-        st.one_of(client, client, client, send, send, send, st.builds(Drain, device), st.builds(Reopen, device)),
+        st.one_of(*[client] * 4, *[send] * 4, st.builds(Drain, device), st.builds(Reopen, device), unseen),
         min_size=8,
         max_size=30,
     )
@@ -246,7 +292,9 @@ def content(db: Database) -> Content:
             rows = connection.execute(f"SELECT {names} FROM main.{tracked.quoted}").fetchall()
             width = len(tracked.keys)
             found[tracked.name] = {
-                named(tracked, row[:width]): dict(zip(tracked.cell_slots, map(exact, row[width:]), strict=True))
+                named(tracked, row[:width]): dict(
+                    zip(tracked.cell_slots, map(exact, row[width:]), strict=True)
+                )
                 for row in rows
                 if None not in row[:width]
             }
@@ -266,7 +314,10 @@ def replay(db: Database, before: Content, entries: list[tuple[Entry, list[Sectio
             rows = after[tracked.name]
             for row in range(section.rows):
                 key = named(tracked, section.key(row))
-                written = {slot: exact(column[row]) for slot, column in zip(section.slots, section.cells, strict=True)}
+                written = {
+                    slot: exact(column[row])
+                    for slot, column in zip(section.slots, section.cells, strict=True)
+                }
                 if section.operation == INSERT:
                     assert key not in rows, "an insert of a row that was there"
                     rows[key] = written
@@ -275,7 +326,9 @@ def replay(db: Database, before: Content, entries: list[tuple[Entry, list[Sectio
                     del rows[key]
                 else:
                     assert written, "an update that says nothing"
-                    assert all(rows[key][slot] != value for slot, value in written.items()), "an equal value written"
+                    assert all(rows[key][slot] != value for slot, value in written.items()), (
+                        "an equal value written"
+                    )
                     rows[key].update(written)
     return after
 
@@ -302,7 +355,10 @@ def by_definition(db: Database) -> tuple[Content, set[tuple[Any, ...]]]:
         for section in sections:
             tracked = db._state.tables[section.table]
             for row in range(section.rows):
-                cells = {slot: exact(column[row]) for slot, column in zip(section.slots, section.cells, strict=True)}
+                cells = {
+                    slot: exact(column[row])
+                    for slot, column in zip(section.slots, section.cells, strict=True)
+                }
                 name = (section.stamps[row], item.writer, item.seq)
                 write = Written(name, cells, section.operation != DELETE, section.operation == INSERT, seen)
                 rows.setdefault((section.table, named(tracked, section.key(row))), []).append(write)
@@ -321,7 +377,16 @@ def by_definition(db: Database) -> tuple[Content, set[tuple[Any, ...]]]:
                     hidden = int(not alive or write.cells[slot] == shown[slot])
                     stamp, writer, seq = write.name
                     lost.add(
-                        (tracked.name, exact(key_text(key)), slot, writer, seq, stamp, hidden, write.cells[slot])
+                        (
+                            tracked.name,
+                            exact(key_text(key)),
+                            slot,
+                            writer,
+                            seq,
+                            stamp,
+                            hidden,
+                            write.cells[slot],
+                        )
                     )
         if alive:
             tables[tracked.name][key] = shown
@@ -373,6 +438,13 @@ class Fleet:
         match step:
             case Client():
                 self._client(step)
+            case Unseen(device, statements):
+                path = self.world.path(self.names[device])
+                with closing_connection(path) as connection:
+                    names = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+                    for (name,) in connection.execute(names).fetchall():
+                        connection.execute(f"DROP TRIGGER {name}")
+                self._client(Client(device, statements))
             case Drain(device):
                 with self.watched(device):
                     self.dbs[device].drain_all()
@@ -386,7 +458,9 @@ class Fleet:
         path = self.world.path(self.names[step.device])
         if step.shell and SHELL:
             script = ";\n".join(["PRAGMA foreign_keys = ON", "BEGIN", *step.statements, step.ending]) + ";\n"
-            subprocess.run([SHELL, "-bail", "-batch", path], input=script.encode(), capture_output=True, timeout=30)
+            subprocess.run(
+                [SHELL, "-bail", "-batch", path], input=script.encode(), capture_output=True, timeout=30
+            )
             return
         with closing_connection(path) as connection:
             connection.execute("PRAGMA foreign_keys = ON")
@@ -404,9 +478,13 @@ class Fleet:
         entries = lacking(self.dbs[step.source], self.dbs[step.target])
         if step.cut:
             entries = entries[: step.limit]
+        if not entries:
+            return
         with self.watched(step.target):
             for at in range(0, len(entries), step.limit):
-                apply_all(self.dbs[step.target], entries[at : at + step.limit], hold_ms=0 if step.twice else 20)
+                apply_all(
+                    self.dbs[step.target], entries[at : at + step.limit], hold_ms=0 if step.twice else 20
+                )
             if step.twice:
                 apply_all(self.dbs[step.target], entries)
 
@@ -435,7 +513,9 @@ class Watched:
 CLOCKS = st.lists(st.sampled_from([None, None, 0, 0, 1_000]), min_size=2, max_size=4)
 
 
-SOME_SHAPES = st.lists(st.sampled_from(SHAPES[:-2]), min_size=1, max_size=2, unique_by=lambda shape: shape.name)
+SOME_SHAPES = st.lists(
+    st.sampled_from(SHAPES[:-2]), min_size=1, max_size=2, unique_by=lambda shape: shape.name
+)
 
 
 @settings(max_examples=settings().max_examples * 2)
@@ -453,7 +533,9 @@ def test_children_that_a_cascade_moves_or_deletes_arrive_as_they_were_left(
     run_and_judge(choose.draw(steps(len(clocks), SHAPES[-2:])), clocks, SHAPES[-2:])
 
 
-ONE_ROW = Shape("CREATE TABLE one (id PRIMARY KEY, a, b)", "one", {"id": ["k"]}, {"a": [1, 2, 3], "b": [1, 2, None]})
+ONE_ROW = Shape(
+    "CREATE TABLE one (id PRIMARY KEY, a, b)", "one", {"id": ["k"]}, {"a": [1, 2, 3], "b": [1, 2, None]}
+)
 BRAWL = st.sampled_from(
     [
         *["DELETE FROM one"] * 3,
@@ -469,7 +551,10 @@ def brawl(draw: st.DrawFn, count: int) -> list[Step]:
     """Rounds in which several devices write one row before a few of them exchange entries."""
     device = st.integers(0, count - 1)
     send = st.tuples(device, device).filter(lambda pair: pair[0] != pair[1]).map(lambda pair: Send(*pair))
-    history: list[Step] = [Client(0, ["REPLACE INTO one VALUES ('k', 0, 0)"]), *(Send(0, n) for n in range(1, count))]
+    history: list[Step] = [
+        Client(0, ["REPLACE INTO one VALUES ('k', 0, 0)"]),
+        *(Send(0, n) for n in range(1, count)),
+    ]
     for _ in range(draw(st.integers(1, 5))):
         for writer in draw(st.lists(device, min_size=1, max_size=count, unique=True)):
             history.append(Client(writer, [draw(BRAWL)]))

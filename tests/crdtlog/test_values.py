@@ -18,7 +18,9 @@ FLOATS = st.floats(allow_nan=False)
 BYTES = st.binary(max_size=12)
 # Any bytes as text, as SQLite lets programs store them: with NUL, and not valid UTF-8.
 TEXTS = st.one_of(
-    st.text(max_size=8), st.text("aAbBzZ é\0ß", max_size=5), BYTES.map(lambda raw: raw.decode("utf-8", "surrogateescape"))
+    st.text(max_size=8),
+    st.text("aAbBzZ é\0ß", max_size=5),
+    BYTES.map(lambda raw: raw.decode("utf-8", "surrogateescape")),
 )
 VALUES: st.SearchStrategy[Value] = st.one_of(st.none(), INTEGERS, FLOATS, TEXTS, BYTES)
 KEYS = st.one_of(INTEGERS, FLOATS, TEXTS, BYTES)
