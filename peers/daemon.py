@@ -33,8 +33,12 @@ def run(files: Sequence[str | Path], options: Options, home: Home) -> int:
 
 
 def log(line: str) -> None:
-    """One line for a person: the time of day, and what happened."""
-    print(time.strftime("%H:%M:%S"), line, file=sys.stderr, flush=True)
+    """One line for a person: the time of day, and what happened.
+
+    Names in it may come from other machines; nothing of them moves a terminal's cursor or begins a line.
+    """
+    shown = "".join(character if character.isprintable() else "\ufffd" for character in line)
+    print(time.strftime("%H:%M:%S"), shown, file=sys.stderr, flush=True)
 
 
 async def serve(files: Sequence[str | Path], options: Options, home: Home) -> int:
@@ -139,4 +143,5 @@ class _LineHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record."""
         with contextlib.suppress(OSError, ValueError):
-            log(self.format(record))
+            for line in self.format(record).splitlines():
+                log(line)

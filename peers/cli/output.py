@@ -139,14 +139,24 @@ def _width(text: str) -> int:
     return len(text) + wide - sum(unicodedata.combining(character) != 0 for character in text)
 
 
-def show_table(header: Sequence[str], rows: Sequence[Sequence[object]], indent: str = "") -> None:
-    """Print rows in columns that fit; short values only (see `shortened`)."""
+def show_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    indent: str = "",
+    notes: Mapping[int, str] | None = None,
+) -> None:
+    """Print rows in columns that fit; short values only (see `shortened`).
+
+    `notes` are lines that stand below the row of that index.
+    """
     lines = [[visible(value) for value in row] for row in rows]
     widths = [max(map(_width, column)) for column in zip(header, *lines, strict=True)]
     title = styled(_line(header, widths), sys.stdout, BOLD)
     show_data(indent + title)
-    for line in lines:
+    for index, line in enumerate(lines):
         show_data(indent + _line(line, widths))
+        if notes and index in notes:
+            show_data(f"{indent}  {visible(notes[index])}")
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -96,7 +96,10 @@ def show_file(found: dict[str, Any]) -> None:
     where = "" if found["served"] else "  (not served by a daemon)"
     show_data(f"{styled(visible(found['path']), sys.stdout, BOLD)}{where}")
     rows = [_device_line(device) for device in found["devices"]]
-    show_table(("DEVICE", "PATH", "LAG", "LAST SEEN"), rows, indent="  ")
+    problems = {
+        index: device["problem"] for index, device in enumerate(found["devices"]) if device["problem"]
+    }
+    show_table(("DEVICE", "PATH", "LAG", "LAST SEEN"), rows, indent="  ", notes=problems)
     if found["pending"]:
         show_data(f"  {count(found['pending'], 'change')} to be taken in")
     for table in found["tables"]:

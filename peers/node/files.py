@@ -19,6 +19,7 @@ from crdtlog.device import Home
 from crdtlog.errors import CrdtlogError
 from crdtlog.versions import Head
 from peers.node import locks
+from peers.node.wording import sentences
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class SharedFile:
         self,
         engine: Database,
         executor: ThreadPoolExecutor,
-        lock: locks.Lock,
+        lock: locks.NetworkLock,
         facts: Facts,
         held: dict[bytes, dict[bytes, int]],
     ) -> None:
@@ -99,15 +100,34 @@ class SharedFile:
         """Call `work` with the database in the file's thread. For reading; see `hold` for writing."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, work, self._engine)
 
-    async def hold(self, work: Callable[[Database], T]) -> T:
+    async def hold(
+        self, work: Callable[[Database], T], on_unheard: Callable[[BaseException], None] | None = None
+    ) -> T:
         """Call `work`, which may take the write lock for some milliseconds, at our turn; tell what has changed.
 
-        Whoever waits for it may be cancelled: the work is finished and told all the same.
+        Whoever waits for it may be cancelled: the work is finished and told all the same. If it fails then,
+        `on_unheard` is told of the error.
         """
         task = asyncio.create_task(self._hold(work))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        return await asyncio.shield(task)
+
+        def ended_alone(task: asyncio.Task[T]) -> None:
+            error = None if task.cancelled() else task.exception()
+            if error is not None:
+                (on_unheard or self._unheard)(error)
+
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError:
+            task.add_done_callback(ended_alone)
+            raise
+        return task.result()
+
+    def _unheard(self, error: BaseException) -> None:
+        """What cannot be done now shows again at the next try; a fault of ours is worth a line."""
+        level = logging.DEBUG if isinstance(error, CrdtlogError) else logging.WARNING
+        logger.log(level, "%s: after its waiter was gone, work failed: %r", self.path.name, error)
 
     async def _hold(self, work: Callable[[Database], T]) -> T:
         async with self._turn:
@@ -152,15 +172,22 @@ class SharedFile:
                 if not step.more:
                     return rows
 
-    async def apply(self, signed: list[bytes], on_rows: Callable[[int], None]) -> None:
+    async def apply(
+        self,
+        signed: list[bytes],
+        on_rows: Callable[[int], None],
+        on_unheard: Callable[[BaseException], None] | None = None,
+    ) -> None:
         """Merge entries of other devices, in slices; returns when all of them are durable.
 
         What is done is taken out of the list, so that after an error it holds what is left. `on_rows` is told each
-        slice's rows. Raises `EntryRefused`, `Malformed`, `TooLarge`, `TablePaused`.
+        slice's rows, `on_unheard` of an error that comes when the caller was cancelled already. Raises
+        `EntryRefused`, `Malformed`, `TooLarge`, `TablePaused`.
         """
         while signed:
             applied = await self.hold(
-                lambda engine: None if engine.pending() > MANY_PENDING else engine.apply(signed, HOLD_MS)
+                lambda engine: None if engine.pending() > MANY_PENDING else engine.apply(signed, HOLD_MS),
+                on_unheard,
             )
             if applied is None:
                 await self.drain()
@@ -182,8 +209,11 @@ class SharedFile:
 
     def note_held(self, device: bytes, vector: Mapping[bytes, int]) -> None:
         """Another device has acknowledged this; it is written down within about a second."""
+        # Only what we hold ourselves is of interest: a peer may name whatever it likes.
+        heads = self.facts.heads
+        real = {writer: min(seq, heads[writer].seq) for writer, seq in vector.items() if writer in heads}
         for known in (self.held.setdefault(device, {}), self._held_news.setdefault(device, {})):
-            known.update({writer: seq for writer, seq in vector.items() if seq > known.get(writer, 0)})
+            known.update({writer: seq for writer, seq in real.items() if seq > known.get(writer, 0)})
 
     async def flush_held(self) -> None:
         """Write down what was noted."""
@@ -227,7 +257,7 @@ class SharedFile:
             try:
                 await step()
             except CrdtlogError as error:
-                problem = f"{error} {error.hint}".strip()
+                problem = sentences(error, error.hint)
             except Exception as error:
                 logger.exception("%s could not be looked after", self.path)
                 problem = f"an internal fault: {error!r}"
@@ -284,7 +314,7 @@ async def open_shared_file(path: Path, home: Home) -> SharedFile:
     """
     executor = ThreadPoolExecutor(1, thread_name_prefix=path.name)
 
-    def opened() -> tuple[Database, locks.Lock, Facts, dict[bytes, dict[bytes, int]]]:
+    def opened() -> tuple[Database, locks.NetworkLock, Facts, dict[bytes, dict[bytes, int]]]:
         engine = database.open_database(path, home=home, create=False)
         try:
             lock = locks.network_lock(home, engine.id, path)

@@ -93,8 +93,9 @@ async def join(
     `database`, `device`, `name`, `role`, `issuer` (id and name), `complete` and `why`: whether all rows are here
     already, and if not, why not.
 
-    Raises `Usage` (no code, bad address), `NoPeer` (nobody has that code open), `PairingFailed`, `WrongDevice` (it
-    belongs to a database already), `SchemaRefused` (a table here does not fit), and what opening a file raises.
+    Raises `Usage` (no code, bad address), `NoPeer` (nobody answers), `PairingFailed` (also if whoever answers does not
+    have that code open), `WrongDevice` (the file belongs to a database already), `SchemaRefused` (a table here does
+    not fit), and what opening a file raises.
     """
     parsed = parse_code(code)
     for address in peers:
@@ -200,7 +201,8 @@ class _Joining:
         self._caller = Caller()
         self._wires: asyncio.Queue[Wire] = asyncio.Queue()
         self._reaching: dict[str, asyncio.Task[None]] = {}
-        self._unreached: list[CrdtlogError] = []
+        self._unreached: dict[str, CrdtlogError] = {}
+        self._named: frozenset[str] = frozenset()
         self._tried: set[bytes] = set()
 
     async def run(self, peers: Sequence[str], mdns: bool) -> tuple[Joined, str]:
@@ -208,6 +210,7 @@ class _Joining:
         discovery = Discovery(on_pairing=self._sighted) if mdns else None
         self._progress("looking for the other device")
         try:
+            self._named = frozenset(peers)
             self._reach(peers)
             if discovery is not None:
                 await discovery.start()
@@ -238,7 +241,7 @@ class _Joining:
                 address, path, identity.pairing_context(), max_bytes=MAX_FRAME_BYTES, headers={}
             )
         except CrdtlogError as error:
-            self._unreached.append(error)
+            self._unreached[address] = error
         else:
             self._wires.put_nowait(wire)
 
@@ -273,11 +276,20 @@ class _Joining:
                 async with asyncio.timeout(0.1):
                     return await self._wires.get()
 
-    def _nobody(self, mdns: bool) -> NoPeer:
-        reasons = "; ".join(dict.fromkeys(str(error) for error in self._unreached))
-        if any(isinstance(error, NoSuchCode) for error in self._unreached):
-            hint = "Codes work once and for ten minutes: make a new one on the other device with: crdtlog pair FILE"
-        elif mdns:
+    def _is_void(self) -> bool:
+        """Whether a device that was named, or every one that answered, says that the code is not open."""
+        answers = {a: error for a, error in self._unreached.items() if type(error) is not NoPeer}
+        closed = {address for address, error in answers.items() if isinstance(error, NoSuchCode)}
+        return bool(closed) and (bool(closed & self._named) or len(closed) == len(answers))
+
+    def _nobody(self, mdns: bool) -> CrdtlogError:
+        reasons = "; ".join(dict.fromkeys(str(error) for error in self._unreached.values()))
+        if self._is_void():
+            return PairingFailed(
+                f"the code was used, has expired or was never made ({reasons})",
+                "Codes work once and for ten minutes: make a new one on the other device with: crdtlog pair FILE",
+            )
+        if mdns:
             hint = (
                 "Is `crdtlog pair` running on the other device, in the same network? Else: --peer HOST:PORT."
             )

@@ -17,6 +17,7 @@ from crdtlog.versions import Head
 from peers import envelope
 from peers.node.files import SharedFile
 from peers.node.transport import Wire
+from peers.node.wording import sentences, unacceptable
 from peers.session import messages
 from peers.session.machine import (
     Apply,
@@ -39,6 +40,8 @@ LIMITS = Limits()
 MAX_UNSENT_BYTES = 2 << 20
 """More is not read from the log while this much waits for the connection."""
 RETRY_SECONDS = 1.0
+FAREWELL_SECONDS = 2.0
+"""So long what waits to be sent may take once a link has ended."""
 YOUNG_SECONDS = 10.0
 MAX_SLEEP_SECONDS = 10.0
 
@@ -57,6 +60,9 @@ class Owner(Protocol):
 
     def link_received(self, link: "Link", rows: int) -> None:
         """Rows of the other device were applied."""
+
+    def link_refused_late(self, link: "Link", close: Close) -> None:
+        """After the link had ended, it turned out that the other device had sent what cannot be accepted."""
 
     def link_stalled(self, link: "Link", reason: str | None) -> None:
         """Nothing more is taken from the other device, or (None) it is again; sending goes on."""
@@ -190,6 +196,8 @@ class Link:
         if self.ended is None:
             self.ended = close
             self._unsent.put_nowait(None)
+            # A peer that does not read must not keep the link, its memory and its place for as long as TCP waits.
+            asyncio.get_running_loop().call_later(FAREWELL_SECONDS, self._over.set)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(self._guarded(work))
@@ -212,7 +220,9 @@ class Link:
                 frame = await self.wire.receive()
             except (TooLarge, Malformed) as error:
                 self._perform(
-                    self._session.refused(f"The other device broke the protocol: {error}.", time.time())
+                    self._session.refused(
+                        sentences(f"The other device broke the sync protocol: {error}"), time.time()
+                    )
                 )
                 return
             if frame is None:
@@ -249,7 +259,7 @@ class Link:
             try:
                 await self.wire.send(frame)
             except CrdtlogError as error:
-                self._finish(Close(f"{error}.", False, "lost"))
+                self._finish(Close(sentences(error), False, "lost"))
                 break
             self._unsent_bytes -= len(frame)
             self._note_room()
@@ -282,23 +292,35 @@ class Link:
         rest: list[bytes] = list(entries)
         while rest:
             try:
-                await self._file.apply(rest, lambda rows: self._owner.link_received(self, rows))
+                await self._file.apply(
+                    rest, lambda rows: self._owner.link_received(self, rows), self._refuse_late
+                )
             except TablePaused as error:
-                self._stall(str(error))
+                self._stall(sentences(error, error.hint))
                 await self._file.schema_may_have_changed()
             except Temporary as error:
-                self._stall(str(error))
+                self._stall(sentences(error, error.hint))
                 await asyncio.sleep(RETRY_SECONDS)
             except (EntryRefused, Malformed, TooLarge) as error:
-                self._perform(self._session.refused(f"{error}. {error.hint}".strip(), time.time()))
+                if self.ended is not None:
+                    self._refuse_late(error)
+                self._perform(self._session.refused(unacceptable(error, error.hint), time.time()))
                 return
             except CrdtlogError as error:
                 self._perform(
-                    self._session.refused(f"{error}. {error.hint}".strip(), time.time(), permanent=False)
+                    self._session.refused(sentences(error, error.hint), time.time(), permanent=False)
                 )
                 return
         self._stall(None)
         self._perform(self._session.applied(self._file.facts.heads, time.time()))
+
+    def _refuse_late(self, error: BaseException) -> None:
+        """The link is over, but who sent this is named and left alone for a while as if it were not."""
+        if isinstance(error, EntryRefused | Malformed | TooLarge):
+            close = Close(unacceptable(error, error.hint), True, Code.ENTRY_REFUSED)
+            self._owner.link_refused_late(self, close)
+        else:
+            logger.debug("the connection to %s is over, and work for it failed: %r", self.name, error)
 
     def _stall(self, reason: str | None) -> None:
         """Nothing more is taken from the other device while there is a reason; sending goes on."""

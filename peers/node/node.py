@@ -186,12 +186,20 @@ class Node:
             database = messages.hello_database(first)
         except (TimeoutError, CrdtlogError) as error:
             logger.info("a connection from %s said no hello: %s", wire.address, error)
+            if isinstance(error, CrdtlogError):
+                self._no_hello(wire, error)
             return
         sharing = next((s for s in self._sharings.values() if s.file.database == database), None)
         if sharing is None or not await sharing.accept(wire, first):
             reason = "This device does not share that database with you: it is not served here, or you are no member."
             versions = (messages.VERSION, messages.VERSION)
             await wire.send(messages.encode(messages.Refuse(Code.DATABASE, reason, False, versions)))
+
+    def _no_hello(self, wire: Wire, error: CrdtlogError) -> None:
+        """Whichever database was meant: the certificate says which member it was."""
+        is_told = False
+        for sharing in self._sharings.values():
+            is_told = sharing.no_hello(wire, error, is_told=is_told) or is_told
 
     # --- finding others -------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ that both sides keep the same.
 
 import asyncio
 import contextlib
+import math
 import ssl
 import time
 from collections import Counter
@@ -22,12 +23,15 @@ from peers.node.discovery import address as format_address
 from peers.node.files import Facts, SharedFile
 from peers.node.link import LIMITS, Link
 from peers.node.transport import PORT_HEADER, SYNC_PATH, Caller, Wire, parse_address
+from peers.node.wording import sentences, told
 from peers.session.machine import Close, Code
 
 BAN_SECONDS = 30.0
 """A device that sent what it must not is not listened to for this long."""
 REPORT_SECONDS = 1.0
 """Rows that come within this time are one line of the log."""
+REPORT_AGAIN_SECONDS = 5.0
+"""While rows keep coming, so much time passes between two such lines."""
 SIGHTING_SECONDS = 3.0
 """How long a sync waits for devices to be found on the local network."""
 FAREWELL_SECONDS = 1.0
@@ -76,6 +80,7 @@ class Sharing:
         self._greeted: dict[Link, Callable[[bytes], None]] = {}
         self._is_settled = False
         self._rows: Counter[tuple[str, str]] = Counter()
+        self._reported_at = -math.inf
         self._news = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         file.on_change = self._file_changed
@@ -111,7 +116,7 @@ class Sharing:
         except TimeoutError:
             self.say("much is left to take in; that goes on next time")
         except CrdtlogError as error:
-            self.say(f"{error} {error.hint}".strip())
+            self.say(sentences(error, error.hint))
         self._report()
         await self.file.close()
 
@@ -192,7 +197,7 @@ class Sharing:
 
     def _complain(self, address: str, error: CrdtlogError) -> None:
         """Say once that an address does not work, and why; that a remembered device is off is no news."""
-        text = f"{error}. {error.hint}".strip()
+        text = sentences(error, error.hint)
         if self._complaints.get(address) == text:
             return
         self._complaints[address] = text
@@ -209,6 +214,24 @@ class Sharing:
         if device is None:
             return False
         await self._run(self._new_link(wire, device, dialled=False), first_frame)
+        return True
+
+    def no_hello(self, wire: Wire, error: CrdtlogError, *, is_told: bool) -> bool:
+        """A connection began with what is no Hello: a member's is banned, and named unless that `is_told` already.
+
+        Returns whether it is a member's.
+        """
+        device = member_of(wire.certificate, self.certificates)
+        if device is None:
+            return False
+        was_banned = self._is_banned(device)
+        reason = sentences(
+            f"The other device broke the sync protocol: its first message is no Hello ({error})"
+        )
+        close = Close(reason, False, Code.VIOLATION)
+        self._ban(device, close)
+        if not (was_banned or is_told):
+            self._drop(device, self.name_of(device), close)
         return True
 
     # --- links ----------------------------------------------------------------------------------------------------
@@ -237,9 +260,9 @@ class Sharing:
             reason = f"Two machines or homes run with the keys of one device ('{link.name}')."
             hint = "Keep one of the two; on the other, delete the copied home and file, and join with `crdtlog join`."
             return Close(f"{reason} {hint}", True, Code.COPIED_HOME)
-        until, why = self._banned.get(link.device, (0.0, ""))
-        if time.monotonic() < until:
-            return Close(f"Not so soon after this: {why}", False, Code.STOPPED)
+        if self._is_banned(link.device):
+            why = self._banned[link.device][1]
+            return Close(sentences(f"Not so soon after this: {why}"), False, Code.STOPPED)
         return None
 
     def link_known(self, link: Link) -> None:
@@ -299,6 +322,13 @@ class Sharing:
         """See `Owner`."""
         self._count("received", rows, f"from {link.name}")
 
+    def link_refused_late(self, link: Link, close: Close) -> None:
+        """See `Owner`."""
+        if not self._is_banned(link.device):
+            self._drop(link.device, link.name, close)
+        self._ban(link.device, close)
+        self._tell()
+
     def link_stalled(self, link: Link, reason: str | None) -> None:
         """See `Owner`."""
         self.say(
@@ -310,16 +340,17 @@ class Sharing:
 
     def _note_end(self, link: Link, ended: Close, was_current: bool) -> None:
         is_fault = ended.code in _FAULTS and not ended.by_peer
-        text = f"{ended.reason} {ended.hint}".strip()
+        text = told(ended.reason, ended.hint, by_peer=ended.by_peer)
         if is_fault:
-            self._banned[link.device] = (time.monotonic() + BAN_SECONDS, ended.reason)
+            self._ban(link.device, ended)
         if ended.code == Code.SELF or ended.reason == DUPLICATE:
             return
-        if is_fault or ended.permanent:
-            self.problems[link.device] = text
-            self.say(
-                f"{link.name} {'refuses us' if ended.by_peer else 'was dropped'} ({link.wire.address}): {text}"
-            )
+        if is_fault:
+            self._drop(link.device, link.name, ended)
+        elif ended.permanent:
+            what = "refuses us" if ended.by_peer else "was dropped"
+            self.problems[link.device] = f"{what}: {text}"
+            self.say(f"{link.name} {what} ({link.wire.address}): {text}")
         elif was_current:
             self.say(
                 f"{link.name} disconnected" + ("" if ended.code in (Code.STOPPED, "lost") else f": {text}")
@@ -327,12 +358,23 @@ class Sharing:
         elif ended.by_peer:
             self.problems[link.device] = text
 
+    def _drop(self, device: bytes, name: str, close: Close) -> None:
+        """Name the device that sent what it must not."""
+        self.problems[device] = f"was dropped: {told(close.reason, close.hint, by_peer=False)}"
+        self.say(f"{name} {self.problems[device]}")
+
+    def _ban(self, device: bytes, close: Close) -> None:
+        self._banned[device] = (time.monotonic() + BAN_SECONDS, close.reason)
+
+    def _is_banned(self, device: bytes) -> bool:
+        return device in self._banned and time.monotonic() < self._banned[device][0]
+
     def _start(self, work: Any) -> None:
         async def guarded() -> None:
             try:
                 await work
             except CrdtlogError as error:
-                self.say(f"{error} {error.hint}".strip())
+                self.say(sentences(error, error.hint))
 
         task = asyncio.create_task(guarded())
         self._tasks.add(task)
@@ -347,11 +389,14 @@ class Sharing:
 
     def _count(self, before: str, rows: int, after: str) -> None:
         if not self._rows:
-            asyncio.get_running_loop().call_later(REPORT_SECONDS, self._report)
+            again = self._reported_at + REPORT_AGAIN_SECONDS - time.monotonic()
+            asyncio.get_running_loop().call_later(max(REPORT_SECONDS, again), self._report)
         self._rows[before, after] += rows
 
     def _report(self) -> None:
         rows, self._rows = self._rows, Counter()
+        if rows:
+            self._reported_at = time.monotonic()
         for (before, after), count in rows.items():
             self.say(f"{before} {'1 row' if count == 1 else f'{count:,} rows'} {after}".strip())
 
@@ -364,7 +409,8 @@ class Sharing:
 
     async def status(self) -> dict[str, Any]:
         """This file's part of a node's status."""
-        await self.file.flush_held()
+        with contextlib.suppress(CrdtlogError):  # a full disk, say: that is what is asked about
+            await self.file.flush_held()
         connections = {
             device: status.Connection("direct", link.wire.address) for device, link in self.links.items()
         }

@@ -8,10 +8,11 @@ same `Wire`.
 import asyncio
 import contextlib
 import errno
+import logging
 import socket
 import ssl
 import struct
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from crdtlog.errors import AddressInUse, CrdtlogError, Malformed, NoPeer, PeerRefused, TooLarge, Usage
@@ -21,6 +22,8 @@ from peers.node.discovery import address as format_address
 if TYPE_CHECKING:
     import aiohttp
     from aiohttp import web
+
+logger = logging.getLogger(__name__)
 
 SYNC_PATH = "/sync"
 PAIR_PATH = "/pair"
@@ -32,6 +35,10 @@ CLOSE_SECONDS = 2.0
 # struct tcp_info of Linux: eight bytes, then numbers of 32 bits, the twelfth being tcpi_last_data_recv in ms.
 _TCP_INFO_BYTES = 64
 _LAST_DATA_RECEIVED = 8 + 4 * 11
+MAX_CONNECTIONS = 200
+"""Connections that may be open at once; whoever comes then is hung up on."""
+REQUEST_SECONDS = 10.0
+"""So long TLS may take, and so long again the request that must follow."""
 MAX_PAIRINGS = 8
 """Connections without a certificate that are served at once."""
 MAX_PAIR_FRAME_BYTES = 16 << 10
@@ -239,6 +246,10 @@ class Listener:
         self._max_bytes = max_bytes
         self._pairings = 0
         self._runner: web.AppRunner | None = None
+        self._sockets: list[socket.socket] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._in_handshake = 0
+        self._asked: set[asyncio.BaseTransport] = set()
         self.host = ""
         self.port = 0
 
@@ -256,11 +267,66 @@ class Listener:
         app.router.add_get(PAIR_PATH + r"/{nameplate:\d{1,3}}", self._on_pair)
         self._runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
+        self._sockets = sockets
         for listening in sockets:
-            await web.SockSite(self._runner, listening, ssl_context=self._context).start()
+            listening.setblocking(False)
+            self._start(self._accept(listening))
+
+    # Connections are accepted here and not by aiohttp, as whoever can reach the port may open them: they are counted
+    # before TLS begins, and one that asks for nothing soon is closed, so that strangers cannot use up all descriptors.
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, _ = await loop.sock_accept(listening)
+            except OSError as error:
+                logger.warning("no connection can be accepted for now: %s", error)
+                await asyncio.sleep(1)
+                continue
+            assert self._runner is not None and self._runner.server is not None
+            if self._in_handshake + len(self._runner.server.connections) >= MAX_CONNECTIONS:
+                accepted.close()
+            else:
+                self._start(self._greet(accepted))
+
+    async def _greet(self, accepted: socket.socket) -> None:
+        """TLS, and then a request, both within some seconds."""
+        assert self._runner is not None and self._runner.server is not None
+        self._in_handshake += 1
+        try:
+            transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
+                self._runner.server, accepted, ssl=self._context, ssl_handshake_timeout=REQUEST_SECONDS
+            )
+        except OSError as error:  # ssl.SSLError, ConnectionError and TimeoutError among them
+            logger.info("a connection ended before it began: %s", error)
+            accepted.close()
+            return
+        finally:
+            self._in_handshake -= 1
+        await asyncio.sleep(REQUEST_SECONDS)
+        if transport in self._asked:
+            self._asked.discard(transport)
+        else:
+            transport.abort()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def stop_accepting(self) -> None:
+        """Stop listening; what is open stays so."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for listening in self._sockets:
+            listening.close()
 
     async def close(self) -> None:
         """Stop listening, and close what is open."""
+        await self.stop_accepting()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -294,6 +360,8 @@ class Listener:
     ) -> "web.StreamResponse":
         from aiohttp import web
 
+        if request.transport is not None:
+            self._asked.add(request.transport)
         accepted = web.WebSocketResponse(compress=False, max_msg_size=max_bytes, timeout=CLOSE_SECONDS)
         await accepted.prepare(request)
         plain = request.transport.get_extra_info("socket") if request.transport is not None else None

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import click
 import pytest
 
-from peers.cli import run
+from peers.cli import overview, run
 from peers.cli.commands import COMMANDS, group
 from tests.peers.cli_reference import assert_shape, documented, section
 
@@ -641,3 +641,15 @@ def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatc
     plain = styled("x", Terminal(), BOLD)  # type: ignore[arg-type]
 
     assert (in_colour, plain) == ("\x1b[1mx\x1b[0m", "x")
+
+
+def test_status_shows_a_devices_problem_below_it(capsys: pytest.CaptureFixture[str]) -> None:
+    me = {"name": "laptop", "self": True, "problem": None}
+    evil = {"name": "evil", "self": False, "path": None, "lag": 2, "connected": False, "last_seen": None}
+    devices = [me, {**evil, "problem": "was dropped: it sent something that cannot be accepted (a\x1b)."}]
+
+    overview.show_file({"path": "n.db", "served": True, "devices": devices, "pending": 0, "tables": []})
+
+    lines = capsys.readouterr().out.splitlines()
+    assert "evil" in lines[3] and lines[4].startswith("    was dropped: it sent something")
+    assert "\x1b" not in lines[4]

@@ -444,10 +444,16 @@ def test_a_wrong_code_is_refused_and_makes_the_real_one_void(laptop: Machine, ph
     assert not phone.file.exists()
 
 
-def test_join_says_when_nobody_has_the_code_open(laptop: Machine, phone: Machine) -> None:
+def test_join_says_when_whoever_answers_has_not_opened_the_code(laptop: Machine, phone: Machine) -> None:
     laptop.up()
 
-    _, told = phone.run("join", "1-zoo-zoo-zoo", "notes.db", "--peer", laptop.address, fails=75)
+    _, told = phone.run("join", "1-zoo-zoo-zoo", "notes.db", "--peer", laptop.address, fails=1)
+
+    assert "expired or was never made" in told.lower() and "crdtlog pair" in told
+
+
+def test_join_says_when_nobody_answers(phone: Machine) -> None:
+    _, told = phone.run("join", "1-zoo-zoo-zoo", "notes.db", "--peer", "127.0.0.1:1", "--no-mdns", fails=75)
 
     assert "no device was found" in told.lower() and "crdtlog pair" in told
 
@@ -510,7 +516,7 @@ def test_ctrl_c_ends_a_pairing_with_130_and_closes_the_code(laptop: Machine, pho
     _, err = pairing.communicate(timeout=TIMEOUT_S)
 
     assert pairing.returncode == 130 and "Traceback" not in err
-    phone.run("join", code, "notes.db", "--peer", laptop.address, fails=75)
+    phone.run("join", code, "notes.db", "--peer", laptop.address, fails=1)
 
 
 # --- settings -----------------------------------------------------------------------------------------------------

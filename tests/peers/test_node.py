@@ -1,21 +1,36 @@
 """Nodes over TLS on loopback: live sync, forwarding, reconnection, and whom they turn away."""
 
 import asyncio
+import gc
 import shutil
 import socket
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import crdtlog
+from crdtlog.database import Database
 from crdtlog.device import Home, load_device
-from crdtlog.errors import AddressInUse, EntryRefused, Locked, NoPeer, NotInitialised, Usage
+from crdtlog.errors import (
+    AddressInUse,
+    DiskFull,
+    EntryRefused,
+    Locked,
+    Malformed,
+    NoPeer,
+    NotInitialised,
+    Usage,
+)
 from peers import identity
+from peers.node.files import open_shared_file
 from peers.node.link import LIMITS
 from peers.node.node import Node, Options
+from peers.node.sharing import REPORT_AGAIN_SECONDS
 from peers.node.transport import SYNC_PATH, Caller
+from peers.node.wording import sentences, told, unacceptable
 from peers.session import messages
 from peers.session.machine import Limits
 from tests.peers.nodes import Machine, link, run, until
@@ -295,6 +310,119 @@ def test_a_device_that_sends_nonsense_is_dropped_and_named(
     run(scenario())
 
 
+def test_a_member_whose_first_message_is_no_hello_is_named_once_and_not_listened_to(
+    home: MakeHome, tmp_path: Path
+) -> None:
+    laptop, phone = Machine.founding(home("laptop"), tmp_path), Machine.at(home("phone"), tmp_path)
+
+    async def scenario() -> None:
+        async with laptop.node() as node:
+            await link(node, laptop, phone)
+            own = identity.load_identity(phone.home, load_device(phone.home))
+            caller = Caller()
+            assert node.address is not None
+            for _ in range(2):
+                wire = await caller.dial(
+                    node.address, SYNC_PATH, _pinned(node, own), max_bytes=LIMITS.frame_bytes, headers={}
+                )
+                await wire.send(b"\xc1 no hello")
+                assert await wire.receive() is None
+            phone.lines.clear()
+            async with phone.node():
+                await until(lambda: phone.said("laptop disconnected"))
+                assert not node.sharing(laptop.path).links
+            await caller.close()
+
+    run(scenario())
+    lines = [line for line in laptop.lines if "phone was dropped: it broke the sync protocol" in line]
+    assert len(lines) == 1 and lines[0].endswith(").") and "no Hello" in lines[0]
+
+
+def test_a_refusal_that_comes_after_the_link_has_ended_still_names_the_sender(
+    home: MakeHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laptop, phone = Machine.founding(home("laptop"), tmp_path), Machine.at(home("phone"), tmp_path)
+    applying, gone = threading.Event(), threading.Event()
+    faults: list[object] = []
+
+    def refuse(*arguments: object) -> None:
+        applying.set()
+        gone.wait(20)
+        raise Malformed("previous hash: not 0 bytes")
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: faults.append(context))
+        async with laptop.node() as node:
+            await link(node, laptop, phone)
+            monkeypatch.setattr(Database, "apply", refuse)
+            phone.write("a", "refused")
+            async with phone.node():
+                await until(applying.is_set)
+                (standing,) = node.sharing(laptop.path).links.values()
+                standing.abort()
+                await until(lambda: laptop.said("phone disconnected"))
+                gone.set()
+                await until(lambda: laptop.said("phone was dropped"))
+        gc.collect()
+
+    run(scenario())
+    assert laptop.said(
+        "phone was dropped: it sent something that cannot be accepted (previous hash: not 0 bytes)."
+    )
+    assert faults == []
+
+
+def test_reasons_end_with_one_full_stop_and_are_told_from_the_readers_side() -> None:
+    reason = unacceptable(Malformed("previous hash: not 0 bytes."), "Look there")
+
+    assert told(reason, by_peer=False) == (
+        "it sent something that cannot be accepted (previous hash: not 0 bytes). Look there."
+    )
+    assert told(reason, by_peer=True).startswith("this device sent something")
+    assert sentences("one", "", "two.") == "one. two."
+
+
+def test_a_full_disk_shows_at_the_device_that_nothing_is_taken_from(
+    home: MakeHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laptop, phone = Machine.founding(home("laptop"), tmp_path), Machine.at(home("phone"), tmp_path)
+
+    def full(*arguments: object) -> None:
+        raise DiskFull("the disk is full", "Free some space.")
+
+    async def scenario() -> None:
+        async with laptop.node() as node:
+            await link(node, laptop, phone)
+            phone.write("a", "has no room")
+            with monkeypatch.context() as patch:
+                patch.setattr(Database, "record_held", full)
+                async with phone.node():
+                    await until(lambda: laptop.said("phone connected"))
+                    patch.setattr(Database, "apply", full)
+                    phone.write("b", "has no room either")
+                    await until(lambda: laptop.said("nothing is taken from phone"))
+                    (found,) = (await node.status())["files"]
+
+        problems = {device["name"]: device["problem"] for device in found["devices"]}
+        assert problems == {"laptop": None, "phone": "the disk is full. Free some space."}
+
+    run(scenario())
+
+
+def test_rows_that_keep_coming_are_told_of_now_and_then(home: MakeHome, tmp_path: Path) -> None:
+    laptop = Machine.founding(home("laptop"), tmp_path)
+
+    async def scenario() -> None:
+        async with laptop.node():
+            for number in range(30):
+                laptop.write(str(number))
+                await asyncio.sleep(0.1)
+
+    run(scenario())
+    told_of = [line for line in laptop.lines if "changed here" in line]
+    assert REPORT_AGAIN_SECONDS > 3 and len(told_of) == 2, "one after a second, one at the end"
+
+
 def test_a_message_that_is_too_large_is_not_read_and_its_sender_is_named(
     home: MakeHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -429,6 +557,19 @@ def test_one_process_at_a_time_exchanges_a_file(home: MakeHome, tmp_path: Path) 
     run(scenario())
 
 
+def test_homes_that_are_copies_do_not_exchange_one_file_at_once(home: MakeHome, tmp_path: Path) -> None:
+    laptop, copied = Machine.founding(home("laptop"), tmp_path), home("copy")
+    shutil.copytree(laptop.home.path, copied, dirs_exist_ok=True)
+
+    async def scenario() -> None:
+        async with laptop.node():
+            with pytest.raises(Locked, match=rf"of another home, is exchanging {laptop.path} .*process \d+"):
+                await open_shared_file(laptop.path, Home(copied))
+        await (await open_shared_file(laptop.path, Home(copied))).close()
+
+    run(scenario())
+
+
 def test_a_file_that_is_no_crdtlog_database_is_not_served(home: MakeHome, tmp_path: Path) -> None:
     laptop = Machine.founding(home("laptop"), tmp_path)
     sqlite3.connect(tmp_path / "other.db").close()
@@ -475,3 +616,22 @@ def _hello(database: bytes, device: bytes = bytes(16), epochs: tuple[bytes, ...]
             (1, 1), database, device, b"place", device + bytes(8), bytes(32), "phone", 0, epochs, {}, window
         )
     )
+
+
+def test_connections_that_ask_for_nothing_are_counted_and_closed(
+    home: MakeHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peers.node.transport.MAX_CONNECTIONS", 3)
+    monkeypatch.setattr("peers.node.transport.REQUEST_SECONDS", 0.3)
+    laptop, phone = Machine.founding(home("laptop"), tmp_path), Machine.at(home("phone"), tmp_path)
+
+    async def scenario() -> None:
+        async with laptop.node() as node:
+            host, _, port = str(node.address).rpartition(":")
+            idle = [await asyncio.open_connection(host, int(port)) for _ in range(6)]
+            for reader, writer in idle:
+                assert await asyncio.wait_for(reader.read(), 5) == b""
+                writer.close()
+            await link(node, laptop, phone)  # and then there is room again
+
+    run(scenario())
