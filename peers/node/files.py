@@ -39,6 +39,8 @@ BREATHER_AFTER_SECONDS = 0.05
 is long, so that waiting is not a matter of luck. On a busy machine holds take longer, and so does waking up: hence the
 share of the time held."""
 HOLD_MS = 20
+MAX_HELD_WRITERS = 4_096
+"""Of so many logs is remembered what another device holds."""
 MANY_PENDING = 5_000
 """With more captures than this waiting, draining goes step by step before anything is applied."""
 PAUSED_RETRY_SECONDS = 30.0
@@ -209,11 +211,11 @@ class SharedFile:
 
     def note_held(self, device: bytes, vector: Mapping[bytes, int]) -> None:
         """Another device has acknowledged this; it is written down within about a second."""
-        # Only what we hold ourselves is of interest: a peer may name whatever it likes.
-        heads = self.facts.heads
-        real = {writer: min(seq, heads[writer].seq) for writer, seq in vector.items() if writer in heads}
         for known in (self.held.setdefault(device, {}), self._held_news.setdefault(device, {})):
-            known.update({writer: seq for writer, seq in real.items() if seq > known.get(writer, 0)})
+            for writer, seq in vector.items():
+                # What a peer names may be invented; there is room for more logs than honest devices ever begin.
+                if seq > known.get(writer, 0) and (writer in known or len(known) < MAX_HELD_WRITERS):
+                    known[writer] = seq
 
     async def flush_held(self) -> None:
         """Write down what was noted."""
