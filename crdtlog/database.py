@@ -261,6 +261,7 @@ class Database:
                         step = self._drainer.step()
                         if step.more or drain.has_pending(self._state):
                             continue
+                    self._drainer.rest()
                     return self._apply_some(signed, time.monotonic() + hold_ms / 1000)
             except CaptureFirst as signal:
                 attempts += 1

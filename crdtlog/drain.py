@@ -144,6 +144,10 @@ class Drainer:
         backlog.seq = self._state.writer.seq
         return drained
 
+    def rest(self) -> None:
+        """Nothing is pending: a backlog that is left, of a table paused meanwhile, begins anew when there is."""
+        self._backlog = None
+
     def _active(self) -> list[Tracked]:
         return [
             t
@@ -274,23 +278,31 @@ class Drainer:
             self._state.bump()
 
     def _forget_captures(self, backlog: Backlog) -> Drained:
+        """Delete some of the captures that are dealt with; with the last of them the backlog ends.
+
+        Both in one step: once a capture table is empty its numbers are given again, and a backlog that outlived its
+        captures would delete newer ones by their numbers.
+        """
+        room = _DELETE_CAPTURES
         for table_id, last in list(backlog.last.items()):
             tracked = self._state.tables.get(table_id)
-            if tracked is None:
-                del backlog.last[table_id]
-                continue
-            low = self._state.connection.execute(f"SELECT min(seq) FROM {tracked.capture_name}").fetchone()[0]
-            if low is None or low > last:
-                del backlog.last[table_id]
-                continue
-            high = min(last, low + _DELETE_CAPTURES)
-            self._state.connection.execute(f"DELETE FROM {tracked.capture_name} WHERE seq <= ?", (high,))
-            # Whoever else has a backlog must not delete by numbers that can now be given again.
-            self._count_drain()
-            backlog.drains = catalog.get_meta(self._state.connection, "drains")
+            low = None
+            if tracked is not None:
+                sql = f"SELECT min(seq) FROM {tracked.capture_name} WHERE seq <= ?"
+                low = self._state.connection.execute(sql, (last,)).fetchone()[0]
+            if tracked is not None and low is not None:
+                high = min(last, low + room)
+                self._state.connection.execute(f"DELETE FROM {tracked.capture_name} WHERE seq <= ?", (high,))
+                room -= high - low
+                if high < last:
+                    break
+            del backlog.last[table_id]
+        # Whoever else has a backlog must not delete by numbers that can now be given again.
+        self._count_drain()
+        backlog.drains = catalog.get_meta(self._state.connection, "drains")
+        if backlog.last:
             return Drained(0, 0, True)
         self._backlog = None
-        self._count_drain()
         return Drained(0, 0, bool(self._active()))
 
 

@@ -24,7 +24,8 @@ CHINOOK = ROOT.parent / "shared" / "data" / "chinook.sqlite"
 # No deadlines: tests share their cores with one another, and time says nothing about a property.
 _common = settings(deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("default", _common, max_examples=50)
-settings.register_profile("ci", _common, max_examples=100)
+# Landing must not hang on luck: the same examples each time. Everywhere else seeds are random, and failures are kept.
+settings.register_profile("ci", _common, max_examples=40, derandomize=True, database=None)
 settings.register_profile("thorough", _common, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
