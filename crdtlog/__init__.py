@@ -12,7 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from crdtlog.database import Applied, Database, Member, TableStatus, adopt
+    from crdtlog.accept import Applied
+    from crdtlog.database import Database, Member, TableStatus, adopt
     from crdtlog.database import open_database as open
     from crdtlog.device import Device, Home
     from crdtlog.drain import Drained
@@ -36,7 +37,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Applied": "database",
+    "Applied": "accept",
     "Change": "watch",
     "CrdtlogError": "errors",
     "Database": "database",

@@ -6,7 +6,6 @@ SQLite's write lock orders them, and cached facts are refreshed under it.
 """
 
 import sqlite3
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,35 +13,31 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, cast
 
 from crdtlog import (
+    accept,
     capture,
     catalog,
-    changes,
     check,
     drain,
-    entry,
     kinds,
     members,
     membership,
     schema,
     welcome,
 )
-from crdtlog.apply import CaptureFirst, apply_data
+from crdtlog.accept import Applied
 from crdtlog.check import Difference, Progress, Verified, no_progress
-from crdtlog.clock import julian, stamp_ms
-from crdtlog.connection import escaping_text, execute_rows, translate
-from crdtlog.device import Device, Home, verify_bytes
+from crdtlog.clock import stamp_ms
+from crdtlog.connection import escaping_text, translate
+from crdtlog.device import Device, Home
 from crdtlog.drain import Drained, Drainer
-from crdtlog.entry import Entry, Signed
 from crdtlog.errors import CrdtlogError, EntryRefused
 from crdtlog.log import Batch
 from crdtlog.membership import Newcomer
 from crdtlog.opening import file_time_ms, join_state, new_writer, open_state
 from crdtlog.state import State
-from crdtlog.versions import Head, device_of
+from crdtlog.versions import Head
 from crdtlog.watch import Change, watch
 
-# Each attempt takes in all rows of one section that differ; a program may write in between, but not for ever.
-_CAPTURE_ATTEMPTS = 50
 _CLOCK_TOLERANCE_MS = 5 * 60 * 1000
 
 
@@ -56,14 +51,6 @@ class Member(NamedTuple):
     receive_key: bytes
     certificate: bytes
     added_by: bytes | None
-
-
-class Applied(NamedTuple):
-    """What one call did: entries merged, their rows, and how many of the given entries are dealt with."""
-
-    entries: int
-    rows: int
-    done: int
 
 
 class TableStatus(NamedTuple):
@@ -251,112 +238,7 @@ class Database:
         skipped. Raises `EntryRefused`, `Malformed`, `TooLarge`, `TablePaused` if the first entry cannot be accepted; a
         later one ends the batch early instead.
         """
-        attempts = 0
-        while True:
-            self._state.refresh()
-            self._drainer.prepare()
-            try:
-                with self._state.transaction():
-                    if drain.has_pending(self._state):
-                        step = self._drainer.step()
-                        if step.more or drain.has_pending(self._state):
-                            continue
-                    self._drainer.rest()
-                    return self._apply_some(signed, time.monotonic() + hold_ms / 1000)
-            except CaptureFirst as signal:
-                attempts += 1
-                if attempts > _CAPTURE_ATTEMPTS:
-                    raise EntryRefused(
-                        f"rows of table {signal.tracked.name} differ from their documents again and again",
-                        "Run `crdtlog check`.",
-                    ) from None
-                self._capture(signal)
-
-    def _apply_some(self, signed: Sequence[bytes], until: float) -> Applied:
-        connection = self._state.connection
-        entries = rows = 0
-        for index, blob in enumerate(signed):
-            if index:
-                connection.execute("SAVEPOINT entry")
-            try:
-                accepted = self._accept(blob)
-            except (CrdtlogError, CaptureFirst):
-                if not index:
-                    raise
-                connection.execute("ROLLBACK TO entry")
-                connection.execute("RELEASE entry")
-                self._state.bump()
-                return Applied(entries, rows, index)
-            if index:
-                connection.execute("RELEASE entry")
-            if accepted is not None:
-                entries += 1
-                rows += accepted
-            if time.monotonic() > until:
-                return Applied(entries, rows, index + 1)
-        return Applied(entries, rows, len(signed))
-
-    def _capture(self, signal: CaptureFirst) -> None:
-        """Note rows that differ from their documents, so that the drain before the next attempt takes them in."""
-        tracked = signal.tracked
-        marks = ", ".join("?" * (len(tracked.marks) + 1))
-        # A row from before joining counts as changed when its file was last written, not now.
-        at = julian(-tracked.reconcile_ms if tracked.reconcile_ms < 0 else self._state.now_ms())
-        with self._state.transaction():
-            if signal.missing > drain.MASS_DELETE_ROWS and tracked.reconcile_ms == 0:
-                # So many rows gone are weak evidence (R2): the whole table is compared before any is taken for deleted.
-                self._state.mark_for_reconcile(tracked)
-                self._state.bump()
-                return
-            execute_rows(
-                self._state.connection,
-                f"INSERT INTO {tracked.capture_name} (at, {', '.join(tracked.marks)}) VALUES ({marks})",
-                ((at, *key) for key in signal.keys),
-                odd=signal.odd,
-            )
-
-    def _accept(self, blob: bytes) -> int | None:
-        """Verify, merge and store one entry; returns its rows, or None when it was held already."""
-        state = self._state
-        signed = entry.split(blob)
-        item = entry.decode(signed.body)
-        self._authenticate(item, signed)
-        known = state.log.writers.get(item.writer)
-        if known is not None and not state.log.check_succession(item, signed.hash, known):
-            return None
-        writer = state.log.writer(item.writer)
-        if known is None and not state.log.check_succession(item, signed.hash, writer):
-            return None
-        state.log.check_context(item)
-        rows, summary = self._effect(item, signed.hash)
-        writer = state.log.writer(item.writer)
-        state.log.append(item, signed, writer, received_ms=state.now_ms(), rows=rows, summary=summary)
-        return rows
-
-    def _authenticate(self, item: Entry, signed: Signed) -> None:
-        state = self._state
-        if item.database != state.database:
-            raise EntryRefused("an entry of another database")
-        author = device_of(item.writer)
-        row = state.connection.execute(
-            "SELECT sign_key FROM crdtlog__device WHERE id = ?", (author,)
-        ).fetchone()
-        if row is None:
-            raise EntryRefused(f"an entry by a device that is not a member ({author.hex()[:12]})")
-        if not verify_bytes(row[0], entry.SIGN_DOMAIN, signed.body, signed.signature):
-            raise EntryRefused(f"entry {item.seq} of writer {item.writer.hex()[:12]} has a wrong signature")
-
-    def _effect(self, item: Entry, hash_: bytes) -> tuple[int, str]:
-        match item.kind:
-            case "data":
-                rows, counts = apply_data(self._state, item)
-                return rows, changes.summarise(counts)
-            case "member":
-                return 0, members.apply_member(self._state, item.payload(), item, hash_)
-            case "schema":
-                return 0, members.apply_schema(self._state, item.payload())
-            case _:
-                return 0, item.kind
+        return accept.apply(self._state, self._drainer, signed, hold_ms)
 
     def caught_up(self) -> None:
         """Tell that everything a first peer had is applied: rows that were here before joining are now taken in."""
