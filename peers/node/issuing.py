@@ -118,6 +118,7 @@ class _Conversation:
             role=opened.role,
             server_certificate=certificate,
             random=os.urandom,
+            now=time.time(),
         )
         self._asked: Approve | None = None
         self._answer: asyncio.Task[bool] | None = None

@@ -4,7 +4,7 @@ Knows what each side says after what the other said, who is believed when, and w
 know sockets, clocks or databases: frames and the time come in, effects go out, and a driver performs them.
 The one idea: no side believes anything before the other has confirmed the whole exchange under the code, and
 one wrong guess ends the code. The transition tables at the end of this file are the protocol; the formats are
-in `pairing_frames`.
+in `frames`, and what a code has been through in `offers`.
 
     joiner                                      issuer
     HELLO    versions, SPAKE2            ->
@@ -13,11 +13,6 @@ in `pairing_frames`.
                                          <-     WELCOME  database, role, its keys, welcome     (or DECLINE)
     adopts the database
     FINISH   adopted, or why not         ->
-
-Codes: an `Offer` is one code as its connections share it. It is claimed by HELLO, so a second joiner is
-refused without harm; freed when the holder goes away; burned by a failed confirmation; used up once the
-welcome has gone out. An attempt that ends before its CONFIRM has tested no guess, because SPAKE2 messages
-alone allow none.
 """
 
 import enum
@@ -29,7 +24,7 @@ from typing import Any, ClassVar, NamedTuple
 from crdtlog import errors
 from crdtlog.device import Device, DevicePublic, device_id, verify_bytes
 from peers.identity import check_certificate, fingerprint
-from peers.pairing import frames as frames
+from peers.pairing import frames
 from peers.pairing.codes import Code
 from peers.pairing.effects import (
     FOR_ISSUER,
@@ -45,6 +40,7 @@ from peers.pairing.effects import (
     Send,
 )
 from peers.pairing.frames import FrameKind, Random, Reason, Refused
+from peers.pairing.offers import MAX_ATTEMPTS, Attempts, Offer, OfferState
 
 __all__ = [
     "CODE_SECONDS", "MAX_ATTEMPTS", "Approve", "Attempts", "Burned", "Close", "Done", "Effect", "Failed", "Issuer",
@@ -62,69 +58,8 @@ STEP_SECONDS = 30
 FINISH_SECONDS = 10 * 60
 """How long the issuer waits for a joiner that receives the welcome and builds its tables."""
 
-MAX_ATTEMPTS = 3
-
-
 BURNING = frozenset({Reason.WRONG_CODE, Reason.WRONG_SERVER})
 """Refusals of a confirmation that withdraw the code."""
-
-# --- what is shared between attempts ------------------------------------------------------------------------
-
-
-class OfferState(enum.Enum):
-    """What has become of a code."""
-
-    OPEN = "open"
-    IN_USE = "in use"
-    BURNED = "burned"
-    USED = "used"
-
-
-class Offer:
-    """One code and what has become of it: shared by all connections that try it, used from one thread."""
-
-    def __init__(self, code: Code, expires_at: float) -> None:
-        self.code = code
-        self.expires_at = expires_at
-        self.state = OfferState.OPEN
-        self._holder: object = None
-
-    def is_open(self, now: float) -> bool:
-        """Whether somebody may still join with it (perhaps after the one who is trying now)."""
-        return self.state in (OfferState.OPEN, OfferState.IN_USE) and now < self.expires_at
-
-    def claim(self, holder: object, now: float) -> None:
-        """Make `holder` the one who may try. Errors: Refused with the reason why it may not."""
-        if self.state is OfferState.USED:
-            raise Refused(Reason.USED)
-        if self.state is OfferState.BURNED:
-            raise Refused(Reason.WITHDRAWN)
-        if now >= self.expires_at:
-            raise Refused(Reason.EXPIRED)
-        if self.state is OfferState.IN_USE:
-            raise Refused(Reason.IN_USE)
-        self.state, self._holder = OfferState.IN_USE, holder
-
-    def leave(self, holder: object, state: OfferState) -> None:
-        """The holder is finished with it; it becomes `state`. From anybody else this means nothing."""
-        if self._holder is holder:
-            self.state, self._holder = state, None
-
-
-class Attempts:
-    """How often a joiner may still send a confirmation: each shows whoever answers whether one guess is
-    right.
-    """
-
-    def __init__(self, limit: int = MAX_ATTEMPTS) -> None:
-        self.left = limit
-
-    def spend(self) -> None:
-        """Count one. Errors: Refused if none is left."""
-        if self.left <= 0:
-            raise Refused(Reason.TOO_MANY_ATTEMPTS)
-        self.left -= 1
-
 
 # --- what both machines have in common ----------------------------------------------------------------------
 
@@ -237,8 +172,10 @@ class Issuer(_Machine):
         role: str,
         server_certificate: bytes | None,
         random: Random,
+        now: float,
     ) -> None:
-        super().__init__(State.HELLO, offer.expires_at)
+        # Whoever says nothing must not keep one of the few places for as long as the code is open.
+        super().__init__(State.HELLO, min(offer.expires_at, now + STEP_SECONDS))
         self._offer = offer
         self._device = device
         self._server = frames.server_hash(server_certificate)

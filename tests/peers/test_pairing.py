@@ -21,6 +21,7 @@ from peers.pairing import frames as frames
 from peers.pairing.codes import Code
 from peers.pairing.machines import (
     CODE_SECONDS,
+    STEP_SECONDS,
     Approve,
     Attempts,
     Burned,
@@ -62,6 +63,7 @@ def make_issuer(offer: Offer | None = None, device: Device = LAPTOP, **changes: 
         "role": "writer",
         "server_certificate": certificate_of(device),
         "random": drawn("issuer"),
+        "now": NOW,
     }
     return Issuer(offer or Offer(CODE, NOW + CODE_SECONDS), device, **{**arguments, **changes})
 
@@ -288,9 +290,10 @@ def test_a_used_code_is_refused_as_used() -> None:
 
 
 def test_a_code_expires_after_ten_minutes() -> None:
+    last = NOW + CODE_SECONDS - 1
     offer = Offer(CODE, NOW + CODE_SECONDS)
-    assert Exchange(make_issuer(offer), make_joiner()).run(NOW + CODE_SECONDS - 1).reasons() == (None, None)
-    late = Exchange(make_issuer(Offer(CODE, NOW + CODE_SECONDS)), make_joiner()).run(NOW + CODE_SECONDS)
+    assert Exchange(make_issuer(offer, now=last), make_joiner()).run(last).reasons() == (None, None)
+    late = Exchange(make_issuer(Offer(CODE, last + 1), now=last + 1), make_joiner()).run(last + 1)
     assert late.reasons() == (Reason.EXPIRED, Reason.EXPIRED)
 
 
@@ -579,3 +582,13 @@ def test_an_exchange_with_fixed_randomness_stays_the_same_to_the_bit() -> None:
         vector[key] for key in ("code", "database", "welcome")
     ]
     assert [frame.hex() for frame in REFERENCE] == vector["frames"]
+
+
+def test_a_connection_that_says_nothing_gives_its_place_back_long_before_the_code_expires() -> None:
+    offer = Offer(CODE, NOW + CODE_SECONDS)
+    silent = make_issuer(offer)
+
+    effects = silent.tick(NOW + STEP_SECONDS)
+
+    assert isinstance(effects[-1], Close)
+    assert offer.is_open(NOW + STEP_SECONDS)
