@@ -5,7 +5,6 @@ say that nothing was missed, `check` before the exchange says that no row change
 """
 
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,12 +15,6 @@ from tests.crdtlog.devices import World, assert_converged, closing_connection, d
 
 NOTES = "CREATE TABLE notes (id TEXT PRIMARY KEY NOT NULL, title, n INTEGER)"
 ROWS = "INSERT INTO notes VALUES ('a', 'one', 1), ('b', 'two', 2), ('c', 'three', 3)"
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as made:
-        yield made
 
 
 def write(db: Database, *statements: str) -> None:

@@ -1,7 +1,6 @@
 """Check and verify: rows against documents, logs against signatures, and one digest that tells who agrees."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -11,12 +10,6 @@ from tests.crdtlog.devices import World, assert_converged, closing_connection, d
 
 TABLE = "CREATE TABLE t (id TEXT PRIMARY KEY, v, n INTEGER)"
 ROWS = "INSERT INTO t VALUES ('a', 1, 1), ('b', 2, 2), ('c', 3, 3)"
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

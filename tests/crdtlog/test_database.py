@@ -31,12 +31,6 @@ from tests.crdtlog.devices import (
 TABLE = "CREATE TABLE t (id TEXT PRIMARY KEY, v)"
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as made:
-        yield made
-
-
 # --- opening ------------------------------------------------------------------------------------------------------
 
 

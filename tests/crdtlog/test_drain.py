@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +31,6 @@ from tests.crdtlog.devices import (
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = "CREATE TABLE t (id INTEGER PRIMARY KEY, v, n INTEGER)"
 NUMBERS = "WITH RECURSIVE up (n) AS (SELECT {low} UNION ALL SELECT n + 1 FROM up WHERE n < {high}) "
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as made:
-        yield made
 
 
 def fill(db: Database, low: int, high: int, value: str = "'v' || n") -> None:
