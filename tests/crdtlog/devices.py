@@ -6,11 +6,14 @@ middle. Homes lie beside the files, so that a device can be closed and opened ag
 
 import os
 import sqlite3
+import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 import crdtlog
 from crdtlog import entry, opening
@@ -85,6 +88,12 @@ def devices(world: World, names: Sequence[str], schema: Sequence[str], rows: str
     return [founder, *others]
 
 
+def pair(world: World, *schema: str, rows: str = "") -> tuple[Database, Database]:
+    """Two devices, `one` and `other`, with the same tables and rows."""
+    one, other = devices(world, ["one", "other"], schema, rows)
+    return one, other
+
+
 @contextmanager
 def closing_connection(path: Path) -> Iterator[sqlite3.Connection]:
     """Some other program's connection, in autocommit mode."""
@@ -93,6 +102,34 @@ def closing_connection(path: Path) -> Iterator[sqlite3.Connection]:
         yield connection
     finally:
         connection.close()
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+
+NUMBERS = "WITH RECURSIVE up (n) AS (SELECT {low} UNION ALL SELECT n + 1 FROM up WHERE n < {high}) "
+
+
+def fill(db: Database, low: int, high: int, row: str = "n, 'v' || n, 0") -> None:
+    """Another program's transaction: the rows `low` to `high` of table `t`, all at once."""
+    with closing_connection(db.path) as connection:
+        connection.execute(NUMBERS.format(low=low, high=high) + f"INSERT INTO t SELECT {row} FROM up")
+
+
+def write_apart(dbs: Sequence[Database], sql: str) -> None:
+    """Each device runs the statement before it has seen the others'; `:name` in it is the device's name."""
+    for db in dbs:
+        db.execute(sql, {"name": db.device.name})
+        db.drain_all()
+
+
+def without_triggers(db: Database, sql: str) -> None:
+    """A write that no trigger sees and that leaves no trace in the schema."""
+    script = f".dbconfig enable_trigger off\n{sql};\n"
+    try:
+        command = ["sqlite3", "-bail", "-batch", str(db.path)]
+        subprocess.run(command, input=script, text=True, check=True, capture_output=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        pytest.skip("the sqlite3 shell is not here")
 
 
 # --- exchanging entries -------------------------------------------------------------------------------------------
@@ -139,6 +176,16 @@ def sync_all(dbs: Sequence[Database]) -> None:
 
 
 # --- looking ------------------------------------------------------------------------------------------------------
+
+
+def rows_of(db: Database, sql: str = "SELECT * FROM t ORDER BY id") -> list[Any]:
+    """What a program sees."""
+    return db.execute(sql).fetchall()
+
+
+def conflicts_of(db: Database) -> list[Row]:
+    """The conflicts that people see: key, column, value, and the device that wrote it."""
+    return [(item["key"], item["column"], item["value"], item["device"]) for item in db.conflicts()]
 
 
 def table_rows(db: Database, table: str, order: str = "1") -> list[Row]:
@@ -196,6 +243,11 @@ def logged(db: Database, after: int = 0) -> list[tuple[Entry, list[Section]]]:
             payload = entry.decode_data(decoded.payload(), decoded.first_stamp, decoded.last_stamp)
             found.append((decoded, payload.sections))
     return found
+
+
+def new_entries(db: Database, position: int) -> list[int]:
+    """The rows of each data entry behind a position."""
+    return [sum(section.rows for section in sections) for _, sections in logged(db, position)]
 
 
 @contextmanager

@@ -6,7 +6,15 @@ import pytest
 
 from crdtlog import clock
 from crdtlog.database import Database
-from tests.crdtlog.devices import World, assert_converged, closing_connection, devices, send, sync
+from tests.crdtlog.devices import (
+    World,
+    assert_converged,
+    closing_connection,
+    devices,
+    send,
+    sync,
+    write_apart,
+)
 
 TABLE = "CREATE TABLE t (id TEXT PRIMARY KEY, v, n INTEGER)"
 ROWS = "INSERT INTO t VALUES ('a', 1, 1), ('b', 2, 2), ('c', 3, 3)"
@@ -114,9 +122,7 @@ def test_the_state_differs_as_soon_as_documents_do(pair: tuple[Database, Databas
 
 def test_the_state_tells_conflicts_and_dead_rows_apart_too(pair: tuple[Database, Database]) -> None:
     one, other = pair
-    for db in pair:
-        db.execute("UPDATE t SET v = ? WHERE id = 'a'", (db.device.name,))
-        db.drain_all()
+    write_apart(pair, "UPDATE t SET v = :name WHERE id = 'a'")
     send(one, other)
     shown = other.execute("SELECT v FROM t WHERE id = 'a'").fetchone()
 
@@ -147,9 +153,7 @@ def test_a_document_that_somebody_changed_shows_in_the_state(
 
 def test_hidden_losing_values_are_part_of_the_state(pair: tuple[Database, Database]) -> None:
     one, other = pair
-    for db in pair:
-        db.execute("UPDATE t SET v = 'same' WHERE id = 'a'")
-        db.drain_all()
+    write_apart(pair, "UPDATE t SET v = 'same' WHERE id = 'a'")
     sync(one, other)
     with closing_connection(one.path) as connection:
         connection.execute("DELETE FROM crdtlog__loser")
