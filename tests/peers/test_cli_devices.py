@@ -1,154 +1,36 @@
 """The command line between devices: real daemons, pairing by code, and what people see of one another."""
 
-import json
 import os
 import pty
 import re
 import select
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.peers.cli_devices import CODE, NOTES, Machine, eventually, joined
 from tests.peers.cli_reference import assert_shape, documented
-
-ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT_S = 60
-CODE = re.compile(r"\d{1,3}(-[a-z]{3,8}){3}")
-
-NOTES = """
-    CREATE TABLE notes (id TEXT PRIMARY KEY NOT NULL, title TEXT, body TEXT);
-    INSERT INTO notes VALUES ('a', 'Milk', 'one litre'), ('b', 'Bread', NULL);
-"""
-
-
-class Machine:
-    """A device of a test: a home, a directory of files, and the processes it runs."""
-
-    def __init__(self, name: str, home: Path, files: Path) -> None:
-        self.name = name
-        self.home = home
-        self.files = files
-        self.port = _free_port()
-        self.started: list[subprocess.Popen[str]] = []
-        files.mkdir(exist_ok=True)
-
-    @property
-    def file(self) -> Path:
-        return self.files / "notes.db"
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    @property
-    def environment(self) -> dict[str, str]:
-        own = {"CRDTLOG_HOME": str(self.home), "CRDTLOG_NO_MDNS": "1", "CRDTLOG_LISTEN": self.address}
-        return {**os.environ, **own, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-
-    def start(self, *arguments: object, **streams: Any) -> subprocess.Popen[str]:
-        streams = {
-            "stdin": subprocess.DEVNULL,
-            "stdout": subprocess.PIPE,
-            "stderr": subprocess.PIPE,
-            **streams,
-        }
-        command = [sys.executable, "-m", "peers.cli", *map(str, arguments)]
-        process = subprocess.Popen(command, env=self.environment, cwd=self.files, text=True, **streams)
-        self.started.append(process)
-        return process
-
-    def run(self, *arguments: object, fails: int = 0) -> tuple[str, str]:
-        """Run a command to its end: what it printed, and what it said."""
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=TIMEOUT_S)
-        assert process.returncode == fails, f"{arguments} ended with {process.returncode}\n{out}{err}"
-        assert "Traceback" not in err, err
-        return out, err
-
-    def json(self, *arguments: object) -> dict[str, Any]:
-        return dict(json.loads(self.run(*arguments, "--json")[0]))
-
-    def up(self, *peers: "Machine") -> subprocess.Popen[str]:
-        """Start the daemon, and return when it listens."""
-        dialled = [word for peer in peers for word in ("--peer", peer.address)]
-        process = self.start("up", self.file.name, *dialled)
-        assert process.stderr is not None
-        read_until(process.stderr, "listening on")
-        return process
-
-    def pair(self, *options: str) -> tuple[subprocess.Popen[str], str]:
-        """Start pairing: the process, and the code that is the first line of its output."""
-        process = self.start("pair", self.file.name, *options)
-        assert process.stdout is not None
-        code = process.stdout.readline().rstrip("\n")
-        assert CODE.fullmatch(code), (code, process.stderr.read() if process.stderr else "")
-        return process, code
-
-    def write(self, sql: str) -> None:
-        with closing(sqlite3.connect(self.file, timeout=10)) as connection:
-            connection.executescript(sql)
-
-    def rows(self) -> list[tuple[Any, ...]]:
-        with closing(sqlite3.connect(self.file, timeout=10)) as connection:
-            return connection.execute("SELECT * FROM notes ORDER BY id").fetchall()
-
-    def stop(self) -> None:
-        for process in self.started:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-            for stream in (process.stdin, process.stdout, process.stderr):
-                if stream:
-                    stream.close()
-
-
-def read_until(stream: Any, words: str) -> str:
-    """Read lines until one holds the words."""
-    read = ""
-    for line in stream:
-        read += line
-        if words in line:
-            return read
-    raise AssertionError(f"{words!r} never came:\n{read}")
-
-
-def eventually(condition: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + TIMEOUT_S / 2
-    while not condition():
-        assert time.monotonic() < end, f"it never came true that {what}"
-        time.sleep(0.05)
-
-
-def finished(process: subprocess.Popen[str]) -> int:
-    process.communicate(timeout=TIMEOUT_S)
-    return process.returncode
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.peers.cli_world import ROOT, TIMEOUT_S, finished, made
 
 
 @pytest.fixture
 def machine(home: Callable[..., Path], tmp_path: Path) -> Iterator[Callable[[str], Machine]]:
     """A factory of devices on this machine, apart from one another."""
-    made: dict[str, Machine] = {}
+    machines: dict[str, Machine] = {}
 
     def make(name: str) -> Machine:
-        return made.setdefault(name, Machine(name, home(name), tmp_path / name))
+        return machines.setdefault(name, Machine(name, home(name), tmp_path / name))
 
     yield make
-    for each in made.values():
+    for each in machines.values():
         each.stop()
 
 
@@ -165,15 +47,6 @@ def laptop(machine: Callable[[str], Machine]) -> Machine:
 def phone(machine: Callable[[str], Machine]) -> Machine:
     """A device without any file."""
     return machine("phone")
-
-
-def joined(laptop: Machine, phone: Machine, *options: str) -> dict[str, Any]:
-    """Pair the two devices; returns what `join` printed."""
-    pairing, code = laptop.pair("--yes", *options)
-    answer = phone.json("join", code, "notes.db", "--device", "phone", "--peer", laptop.address)
-    assert finished(pairing) == 0
-    assert_shape(answer, documented("join"))
-    return dict(answer["joined"])
 
 
 # --- the whole way ------------------------------------------------------------------------------------------------
@@ -194,7 +67,7 @@ def test_two_daemons_carry_plain_writes_both_ways_and_show_the_conflict(
     eventually(lambda: len(phone.rows()) == 2 and phone.rows() == laptop.rows(), "both show two notes")
 
     other.send_signal(signal.SIGTERM)
-    assert finished(other) == 0
+    assert finished(other).code == 0
     laptop.write("UPDATE notes SET title = 'Oat milk' WHERE id = 'a'")
     time.sleep(0.01)
     phone.write("UPDATE notes SET title = 'Soy milk' WHERE id = 'a'")
@@ -209,7 +82,7 @@ def test_two_daemons_carry_plain_writes_both_ways_and_show_the_conflict(
 
     for process in (daemon, other):
         process.send_signal(signal.SIGTERM)
-        assert finished(process) == 0
+        assert finished(process).code == 0
     assert not list(laptop.home.rglob("*.sock"))
 
 
@@ -289,8 +162,7 @@ def test_status_beside_a_daemon_loads_neither_the_engine_nor_click(laptop: Machi
 
 def test_a_daemon_serves_a_file_that_a_command_brings(laptop: Machine) -> None:
     laptop.up()
-    with closing(sqlite3.connect(laptop.files / "other.db")) as connection:
-        connection.executescript(NOTES)
+    made(laptop.files / "other.db", NOTES)
     laptop.run("init", "other.db")
 
     assert not laptop.json("status", "other.db")["files"][0]["served"]
@@ -517,40 +389,3 @@ def test_ctrl_c_ends_a_pairing_with_130_and_closes_the_code(laptop: Machine, pho
 
     assert pairing.returncode == 130 and "Traceback" not in err
     phone.run("join", code, "notes.db", "--peer", laptop.address, fails=1)
-
-
-# --- settings -----------------------------------------------------------------------------------------------------
-
-
-def test_a_flag_wins_over_the_environment_and_that_over_the_file(
-    home: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from crdtlog import Home
-    from peers.cli.settings import network
-
-    place = Home(home())
-    config = place.path / "config.toml"
-    assert network(place) == (None, (), True)
-    config.write_text('listen = "127.0.0.1:1"\npeers = ["127.0.0.1:2"]\nmdns = false\n')
-    assert network(place) == ("127.0.0.1:1", ("127.0.0.1:2",), False)
-    monkeypatch.setenv("CRDTLOG_LISTEN", "127.0.0.1:3")
-    monkeypatch.setenv("CRDTLOG_PEER", "127.0.0.1:4 127.0.0.1:5")
-    monkeypatch.setenv("CRDTLOG_NO_MDNS", "0")
-    assert network(place) == ("127.0.0.1:3", ("127.0.0.1:4", "127.0.0.1:5"), True)
-    assert network(place, "127.0.0.1:6", ["127.0.0.1:7"], True) == ("127.0.0.1:6", ("127.0.0.1:7",), False)
-
-
-@pytest.mark.parametrize(
-    ("text", "word"),
-    [("colour = 1", "unknown setting"), ("listen = 1", "wrong type"), ("listen =", "valid TOML")],
-)
-def test_a_wrong_setting_is_named(home: Callable[..., Path], text: str, word: str) -> None:
-    from crdtlog import Home
-    from crdtlog.errors import Usage
-    from peers.cli.settings import network
-
-    place = Home(home())
-    (place.path / "config.toml").write_text(text)
-
-    with pytest.raises(Usage, match=word):
-        network(place)
