@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import crdtlog
-from crdtlog.database import Verified
+from crdtlog.check import Verified
 from crdtlog.device import Home
 from peers.node.joining import join
 from peers.node.node import Node, Options
@@ -77,7 +77,7 @@ class Machine:
 
     def notes(self) -> dict[str, str]:
         """All notes: key and title."""
-        return dict(self.sql("SELECT id, title FROM notes"))  # type: ignore[arg-type]
+        return dict(self.sql("SELECT id, title FROM notes"))
 
     def verified(self) -> Verified:
         """The digest of all documents, with everything captured taken in."""
@@ -151,6 +151,16 @@ async def link(node: Node, issuer: Machine, joiner: Machine, *, role: str = "wri
         )
         await pairing
         return joined
+
+
+@contextlib.asynccontextmanager
+async def linked(
+    issuer: Machine, joiner: Machine, *, listen: str | None = "127.0.0.1:0"
+) -> AsyncIterator[Node]:
+    """A running node of one device, whose database the other has just joined."""
+    async with issuer.node(listen=listen) as node:
+        await link(node, issuer, joiner)
+        yield node
 
 
 async def until(condition: Callable[[], object], seconds: float = SECONDS) -> None:

@@ -23,11 +23,6 @@ QUIET = Options(listen="127.0.0.1:0", mdns=False)
 
 
 @pytest.fixture
-def laptop(home: MakeHome, tmp_path: Path) -> Machine:
-    return Machine.founding(home("laptop"), tmp_path)
-
-
-@pytest.fixture
 def running(laptop: Machine) -> Iterator[Daemon]:
     with Daemon(laptop, laptop.path) as process:
         yield process

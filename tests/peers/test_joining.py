@@ -16,19 +16,9 @@ from peers.node import known
 from peers.node.joining import join, open_shared
 from peers.node.node import Options
 from peers.node.standalone import pair_once
-from tests.peers.nodes import SCHEMA, Machine, approve_all, link, open_code, run, until
+from tests.peers.nodes import SCHEMA, Machine, approve_all, link, linked, open_code, run, until
 
 MakeHome = Callable[..., Path]
-
-
-@pytest.fixture
-def laptop(home: MakeHome, tmp_path: Path) -> Machine:
-    return Machine.founding(home("laptop"), tmp_path)
-
-
-@pytest.fixture
-def phone(home: MakeHome, tmp_path: Path) -> Machine:
-    return Machine.at(home("phone"), tmp_path)
 
 
 async def joining(machine: Machine, code: str, *addresses: str) -> None:
@@ -71,8 +61,7 @@ def test_the_joiner_may_bring_rows_of_its_own(laptop: Machine, phone: Machine) -
     phone.write("mine", "phone's")
 
     async def scenario() -> None:
-        async with laptop.node() as node:
-            await link(node, laptop, phone)
+        async with linked(laptop, phone):
             await until(lambda: laptop.notes() == phone.notes())
 
     run(scenario())
