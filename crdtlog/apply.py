@@ -25,6 +25,7 @@ from crdtlog.document import BIRTH, Version, Write, slots_in
 from crdtlog.entry import DELETE, INSERT, Entry, Section, decode_data
 from crdtlog.errors import EntryRefused, Malformed, TablePaused
 from crdtlog.rows import (
+    document_key,
     document_values,
     insert_document_sql,
     joined_sql,
@@ -165,9 +166,22 @@ class _Step(NamedTuple):
     taken: tuple[int, ...]
     #: for each slot taken: the section's column, and where its hash stands in the row's
     splice: list[tuple[int, int]]
-    #: slots whose showing version now loses, and slots whose written one does; with the section's column
-    pushed: list[tuple[int, Version, int]]
-    lost: list[tuple[int, Version, int]]
+    #: the versions that lose: slots of the showing ones, then of the written ones
+    losers: list["_Loser"]
+
+
+class _Loser(NamedTuple):
+    """A version that loses by a step, as it is kept beside every row that takes the step."""
+
+    slot: int
+    writer: int
+    seq: int
+    stamp: int
+    #: where its value and the showing one stand: in the row, in the section; -1 for a birth, which has no value
+    cell: int
+    column: int
+    #: whether the written value loses, and not the row's
+    written: bool
 
 
 class _Applier(Work):
@@ -248,9 +262,9 @@ class _Applier(Work):
         indexes: Row = columns[layout.at]
         digests = hash_rows(columns[layout.cells], len(rows), self.state.seed)
         *compact_columns, losers_before, strata, hashes_before = columns[layout.cells.stop :]
-        compacts: list[Row] = list(zip(*compact_columns, strict=True))
-        names = zip(compacts, strata, [section.stamps[index] for index in indexes], strict=True)
-        known: dict[tuple[Row, bytes | None, int], _Step] = {}
+        stamps = [section.stamps[index] for index in indexes]
+        names: Iterable[Row] = zip(*compact_columns, strata, stamps, strict=True)
+        known: dict[Row, _Step] = {}
         changed: list[tuple[object, ...]] = []
         contested: list[tuple[int, Row]] = []
         unseen: list[Key] = []
@@ -267,13 +281,13 @@ class _Applier(Work):
                 strict=True,
             )
         ):
-            if name[0][0] is None:
+            if name[0] is None:
                 if section.operation == INSERT and self._insert_hashes(index) == digest:
                     self._adopt(index, key, digest)
                 else:
                     unseen.append(key)
                 continue
-            if present == name[0][3] or (present and digest != before):
+            if present == name[3] or (present and digest != before):
                 unseen.append(key)
                 missing += not present
                 continue
@@ -281,7 +295,7 @@ class _Applier(Work):
             if not losers:
                 step = known.get(name)
                 if step is None:
-                    step = known[name] = self._step(*name)
+                    step = known[name] = self._step(name)
             if step is None or step.contested:
                 contested.append((index, rows[at]))
                 continue
@@ -294,62 +308,62 @@ class _Applier(Work):
                     digest = digest[:place] + self.hash_columns[column][index] + digest[place + HASH_BYTES :]
                 values = [section.cells[column][index] for column, _ in step.splice]
                 out.updates.setdefault(step.taken, []).append((*values, *key))
-            kept = (
-                self._keep_losers(index, key, rows[at][layout.cells], step) if step.pushed or step.lost else 0
-            )
-            changed.append((*step.compact, kept, step.strata, digest, *key))
+            if step.losers:
+                self._keep_losers(index, key, rows[at][layout.cells], step.losers)
+            changed.append((*step.compact, len(step.losers), step.strata, digest, *key))
         if unseen:
             raise CaptureFirst(self.tracked, unseen, self.odd, missing)
         changed += [Contested(self, index, row).settle() for index, row in contested]
         if changed:
             execute_rows(self.connection, update_document_sql(self.tracked), changed, odd=self.odd)
 
-    def _step(self, stored: Row, strata: bytes | None, stamp: int) -> "_Step":
-        """What the section's write does to a document without losing versions."""
+    def _step(self, name: Row) -> "_Step":
+        """What the section's write does to a document without losing versions: (w, s, at, dead, strata, stamp)."""
+        *stored, strata, stamp = name
         write = Write(Version(stamp, self.author.writer, self.author.seq), self.bits, self.alive)
-        merged = document.merge_plain(
-            stored_compact(stored, strata), write, self.every, self.author.covered, self.rank
-        )
-        columns = [(i, slot) for i, slot in enumerate(self.section.slots) if merged.taken >> slot & 1]
+        before = stored_compact(tuple(stored), strata)
+        merged = document.merge_plain(before, write, self.every, self.author.covered, self.rank)
+        taken = tuple(slot for slot in self.section.slots if merged.taken >> slot & 1)
+        losers = [
+            self._loser(slot, version, written=False)
+            for bits, version in merged.pushed
+            for slot in slots_in(bits, self.tracked.slots)
+        ]
+        if merged.lost:
+            lost = slots_in(merged.lost, self.tracked.slots)
+            losers += [self._loser(slot, write.version, written=True) for slot in lost]
         return _Step(
             document_values(merged.compact),
             merged.compact.strata or None,
             not merged.was_alive or merged.unseen_alive,
             merged.was_alive and not merged.alive,
-            tuple(slot for _, slot in columns),
-            [(i, self.cell_index[slot] * HASH_BYTES) for i, slot in columns],
-            [
-                (slot, version, self.section_index.get(slot, -1))
-                for bits, version in merged.pushed
-                for slot in slots_in(bits, self.tracked.slots)
-            ],
-            [
-                (slot, write.version, self.section_index.get(slot, -1))
-                for slot in slots_in(merged.lost, self.tracked.slots)
-            ],
+            taken,
+            [(self.section_index[slot], self.cell_index[slot] * HASH_BYTES) for slot in taken],
+            losers,
         )
+
+    def _loser(self, slot: int, version: Version, *, written: bool) -> "_Loser":
+        stamp, writer, seq = version
+        cell = -1 if slot == BIRTH else self.cell_index[slot]
+        column = self.section_index.get(slot, -1)
+        return _Loser(slot, writer, seq, clock.to_sql(stamp), cell, column, written)
 
     def _adopt(self, index: int, key: Key, digest: bytes) -> None:
         """A row that was here before its table was, equal to the one that arrives: only its document is missing."""
         at = clock.to_sql(self.section.stamps[index])
         self.out.documents.append((*key, self.author.writer, self.author.seq, at, 0, 0, None, digest))
 
-    def _keep_losers(self, index: int, key: Key, cells: Row, step: "_Step") -> int:
+    def _keep_losers(self, index: int, key: Key, row: Row, losers: list["_Loser"]) -> None:
         """Keep what loses by a step; a value equal to the one that shows is kept out of sight."""
-        section = self.section
-        for slot, version, column in step.pushed:
-            if slot == BIRTH:
-                self.keep(key, slot, version, None, True)
+        cells, table, kept = self.section.cells, self.tracked.number, self.out.losers
+        name = document_key(self.tracked, key)
+        for slot, writer, seq, stamp, cell, column, written in losers:
+            if cell < 0:
+                kept.append((table, name, slot, writer, seq, stamp, True, None))
                 continue
-            old = cells[self.cell_index[slot]]
-            self.keep(key, slot, version, old, same(old, section.cells[column][index]))
-        for slot, version, column in step.lost:
-            if slot == BIRTH:
-                self.keep(key, slot, version, None, True)
-                continue
-            value = section.cells[column][index]
-            self.keep(key, slot, version, value, same(value, cells[self.cell_index[slot]]))
-        return len(step.pushed) + len(step.lost)
+            here, there = row[cell], cells[column][index]
+            value = there if written else here
+            kept.append((table, name, slot, writer, seq, stamp, same(here, there), value))
 
     # --- writing --------------------------------------------------------------------------------------------------
 
