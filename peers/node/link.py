@@ -235,10 +235,8 @@ class Link:
         if self.peer_place is None:
             refused = self._greeted(frame)
             if refused is not None:
-                text = messages.encode(
-                    messages.Refuse(refused.code, refused.reason, refused.permanent, (messages.VERSION,) * 2)
-                )
-                self._perform([Send(text), refused])
+                frame = messages.refusal(refused.code, refused.reason, permanent=refused.permanent)
+                self._perform([Send(frame), refused])
                 return
         if self.ended is None:
             self._perform(self._session.receive(frame, time.time()))

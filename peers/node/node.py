@@ -192,8 +192,7 @@ class Node:
         sharing = next((s for s in self._sharings.values() if s.file.database == database), None)
         if sharing is None or not await sharing.accept(wire, first):
             reason = "This device does not share that database with you: it is not served here, or you are no member."
-            versions = (messages.VERSION, messages.VERSION)
-            await wire.send(messages.encode(messages.Refuse(Code.DATABASE, reason, False, versions)))
+            await wire.send(messages.refusal(Code.DATABASE, reason))
 
     def _no_hello(self, wire: Wire, error: CrdtlogError) -> None:
         """Whichever database was meant: the certificate says which member it was."""

@@ -22,8 +22,10 @@ from peers.node.dialer import Dialer, Outcome
 from peers.node.discovery import address as format_address
 from peers.node.files import Facts, SharedFile
 from peers.node.link import LIMITS, Link
+from peers.node.pace import Pace, TooOften
 from peers.node.transport import PORT_HEADER, SYNC_PATH, Caller, Wire, parse_address
 from peers.node.wording import sentences, told
+from peers.session import messages
 from peers.session.machine import Close, Code
 
 BAN_SECONDS = 30.0
@@ -71,6 +73,7 @@ class Sharing:
         self._log = log
         self._on_members = on_members
         self._dialer = Dialer(self._connect, self.links.__contains__)
+        self._pace = Pace()
         self._static: frozenset[str] = frozenset()
         self._claims: set[bytes] = set()
         self._running: set[Link] = set()
@@ -213,8 +216,23 @@ class Sharing:
         device = member_of(wire.certificate, self.certificates)
         if device is None:
             return False
-        await self._run(self._new_link(wire, device, dialled=False), first_frame)
+        if too_often := self._pace.begin(device):
+            await self._refuse_for_now(wire, device, too_often)
+        else:
+            await self._run(self._new_link(wire, device, dialled=False), first_frame)
         return True
+
+    async def _refuse_for_now(self, wire: Wire, device: bytes, too_often: TooOften) -> None:
+        """Turn a device away that connects again and again; it is named once.
+
+        Before there is a link: each costs two writes to the file, and two lines of the log.
+        """
+        self.problems[device] = "connects again and again, and is refused for some seconds at a time"
+        if too_often.is_news:
+            self.say(f"{self.name_of(device)} {self.problems[device]} ({wire.address})")
+        reason = f"The other device connects again and again: it may try again in {too_often.seconds} s."
+        with contextlib.suppress(CrdtlogError):
+            await wire.send(messages.refusal(Code.TOO_OFTEN, reason))
 
     def no_hello(self, wire: Wire, error: CrdtlogError, *, is_told: bool) -> bool:
         """A connection began with what is no Hello: a member's is banned, and named unless that `is_told` already.

@@ -23,6 +23,7 @@ class Code(StrEnum):
     VIOLATION = "violation"
     WINDOW = "window"
     FLOOD = "flood"
+    TOO_OFTEN = "too-often"
     TOO_LARGE = "too-large"
     ENTRY_REFUSED = "entry-refused"
     SILENT = "silent"

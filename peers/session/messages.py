@@ -175,6 +175,11 @@ def encode(message: Message) -> bytes:
     return frame
 
 
+def refusal(code: str, reason: str, *, permanent: bool = False) -> bytes:
+    """The frame that refuses a connection for which there is no session (yet)."""
+    return encode(Refuse(code, reason, permanent, (VERSION, VERSION)))
+
+
 def _fields(message: Message) -> list[Any]:
     match message:
         case Hello():
