@@ -2,7 +2,8 @@
 
 Knows addresses, what came of dialling them, and backoff. Must not know TLS, sessions or the file: `connect` does the
 work and says what came of it. The one idea: one small loop per address, all racing; an address whose device is
-connected already waits until that connection ends.
+connected already waits until that connection ends. Devices say themselves where they can be dialled, so only the newest
+few addresses of each are kept, whatever it says.
 """
 
 import asyncio
@@ -19,6 +20,8 @@ LONGEST_PAUSE_SECONDS = 30.0
 HEALTHY_SECONDS = 5.0
 """A connection that lasted this long was a good one: the next attempt comes soon."""
 MAX_ADDRESSES = 256
+MAX_ADDRESSES_PER_DEVICE = 8
+"""Those that a person named do not count."""
 FORGET_AFTER_FAILURES = 12
 """A sighted address is dropped after so many failures in a row."""
 
@@ -40,7 +43,8 @@ class Outcome:
 @dataclass(slots=True)
 class _Address:
     text: str
-    is_lasting: bool
+    is_named: bool = False  # by a person: never forgotten
+    is_lasting: bool = False  # not forgotten because of failures
     device: bytes | None = None
     last: Outcome | None = None
     attempts: int = 0  # finished, or still connected
@@ -69,22 +73,29 @@ class Dialer:
         self._is_connected = is_connected
         self._clock = clock
         self._jitter = jitter
-        self._addresses: dict[str, _Address] = {}
+        self._addresses: dict[str, _Address] = {}  # the one that was added, or answered, last is the last
         self._news = asyncio.Event()
         self._is_stopped = False
 
-    def add(self, addresses: Iterable[str], *, device: bytes | None = None, lasting: bool = False) -> None:
-        """Try these addresses (`host:port`) from now on; `device` if it is known who is there.
+    def add(self, addresses: Iterable[str], *, device: bytes | None = None, named: bool = False) -> None:
+        """Try these addresses (`host:port`) from now on.
 
-        Ones that are not `lasting` are forgotten after failing for long.
+        With `device`, the device said or showed that it is there (latest first); `named` are those a person chose.
+        Others, which may be anybody's, are forgotten after failing for long.
         """
-        for text in addresses:
-            known = self._addresses.get(text)
-            if known is not None:
-                known.is_lasting = known.is_lasting or lasting
-            elif len(self._addresses) < MAX_ADDRESSES and not self._is_stopped:
-                known = self._addresses[text] = _Address(text, lasting, device)
+        for text in reversed(list(addresses)):
+            known = self._addresses.pop(text, None)
+            if known is None:
+                if len(self._addresses) >= MAX_ADDRESSES or self._is_stopped:
+                    continue
+                known = _Address(text)
                 known.task = asyncio.create_task(self._attend(known), name=f"dialling {text}")
+            self._addresses[text] = known
+            known.is_named = known.is_named or named
+            known.is_lasting = known.is_lasting or named or device is not None
+            known.device = known.device or device
+        if device is not None:
+            self._keep_newest(device)
 
     def poke(self, addresses: Iterable[str] | None = None) -> None:
         """Try these addresses (None: all) at once, whatever came of them before."""
@@ -132,6 +143,15 @@ class Dialer:
 
     # --- one address ----------------------------------------------------------------------------------------------
 
+    def _keep_newest(self, device: bytes) -> None:
+        """Forget the oldest addresses of a device that has too many."""
+        its = [address for address in self._addresses.values() if address.device == device]
+        for address in [address for address in its if not address.is_named][:-MAX_ADDRESSES_PER_DEVICE]:
+            if not address.is_greeted and address.task is not None:
+                del self._addresses[address.text]
+                address.task.cancel()
+        self.links_changed()
+
     def _is_untried(self, address: _Address, attempts_before: int) -> bool:
         return address.attempts <= attempts_before and not self._waits(address)
 
@@ -154,7 +174,10 @@ class Dialer:
             was_connected, address.is_greeted = address.is_greeted, False
             address.attempts = attempts + 1
             address.last = outcome
-            address.device = outcome.device or address.device
+            if outcome.device is not None:
+                address.device = outcome.device
+                self._addresses[address.text] = self._addresses.pop(address.text)
+                self._keep_newest(outcome.device)
             is_healthy = was_connected and self._clock() - began >= HEALTHY_SECONDS
             address.failures = 0 if is_healthy and not outcome.hopeless else address.failures + 1
             self.links_changed()

@@ -94,9 +94,9 @@ class Sharing:
         """Begin to tend the file, and to dial: `static` addresses, and where devices were last reached."""
         self.file.start()
         self._static = frozenset(static)
-        self._dialer.add(self._static, lasting=True)
+        self._dialer.add(self._static, named=True)
         for device, addresses in (await self.file.run(Database.addresses)).items():
-            self._dialer.add(addresses, device=device, lasting=True)
+            self._dialer.add(addresses, device=device)
 
     async def close(self) -> None:
         """Say goodbye to the other devices, and close the file after a last drain."""
@@ -321,7 +321,7 @@ class Sharing:
             await self.file.hold(
                 lambda engine: engine.record_address(link.device, address, time.time_ns() // 1_000_000)
             )
-            self._dialer.add([address], device=link.device, lasting=True)
+            self._dialer.add([address], device=link.device)
 
     def link_caught_up(self, link: Link) -> None:
         """See `Owner`."""

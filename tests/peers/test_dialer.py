@@ -43,7 +43,7 @@ def test_an_address_that_fails_is_tried_again_at_growing_intervals(monkeypatch: 
 
     async def scenario() -> None:
         world = World()
-        world.dialer.add(["10.0.0.1:1"], lasting=True)
+        world.dialer.add(["10.0.0.1:1"], named=True)
         await asyncio.sleep(0.5)
         await world.dialer.close()
 
@@ -56,7 +56,7 @@ def test_all_addresses_race_and_one_connection_is_enough() -> None:
     async def scenario() -> None:
         world = World()
         world.answers = {"10.0.0.1:1": PHONE, "[fe80::1]:1": PHONE}
-        world.dialer.add(world.answers, lasting=True)
+        world.dialer.add(world.answers, named=True)
         await asyncio.sleep(0.3)
 
         assert world.dialled == {"10.0.0.1:1": 1, "[fe80::1]:1": 1}
@@ -113,7 +113,7 @@ def test_trying_all_returns_when_each_address_was_tried_or_leads_to_a_connected_
     async def scenario() -> None:
         world = World()
         world.answers = {"10.0.0.1:1": PHONE}
-        world.dialer.add(["10.0.0.1:1", "10.0.0.2:1"], lasting=True)
+        world.dialer.add(["10.0.0.1:1", "10.0.0.2:1"], named=True)
         await until(lambda: len(world.dialled) == 2)
         world.dialled.clear()
         async with asyncio.timeout(5):
@@ -139,6 +139,78 @@ def test_a_sighted_address_that_never_answers_is_forgotten(monkeypatch: pytest.M
         await asyncio.sleep(0.05)
 
         assert world.dialled["10.0.0.1:1"] == dialled
+        await world.dialer.close()
+
+    run(scenario())
+
+
+def test_only_the_newest_addresses_of_a_device_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialer, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(dialer, "LONGEST_PAUSE_SECONDS", 0.01)
+    newest = [f"10.0.0.{number}:1" for number in range(8)]
+
+    async def scenario() -> None:
+        world = World()
+        world.dialer.add(["10.0.1.1:1"], named=True)
+        for number in range(40):  # it says each time that it listens on another port
+            world.dialer.add([f"10.0.0.9:{number}"], device=PHONE)
+        world.dialer.add([*newest, "10.0.0.99:1"], device=PHONE)
+        world.dialled.clear()
+        await asyncio.sleep(0.1)
+
+        assert set(world.dialled) == {*newest, "10.0.1.1:1"}
+        await world.dialer.close()
+
+    run(scenario())
+
+
+def test_addresses_of_other_devices_stay_when_one_has_too_many() -> None:
+    async def scenario() -> None:
+        world = World()
+        world.dialer.add(["10.0.1.1:1"], device=b"tablet".ljust(16))
+        world.dialer.add(["10.0.1.2:1"])
+        for number in range(20):
+            world.dialer.add([f"10.0.0.9:{number}"], device=PHONE)
+        await until(lambda: len(world.dialled) >= 10)
+
+        assert {"10.0.1.1:1", "10.0.1.2:1"} <= set(world.dialled) and len(world.dialled) == 10
+        await world.dialer.close()
+
+    run(scenario())
+
+
+def test_a_connection_outlasts_newer_addresses_of_its_device() -> None:
+    async def scenario() -> None:
+        world = World()
+        world.answers = {"10.0.0.1:1": PHONE}
+        world.dialer.add(world.answers)
+        await until(lambda: PHONE in world.connected)
+        for number in range(20):
+            world.dialer.add([f"10.0.0.9:{number}"], device=PHONE)
+        await asyncio.sleep(0.05)
+
+        assert PHONE in world.connected and set(world.dialled) == {"10.0.0.1:1"}
+        await world.dialer.close()
+
+    run(scenario())
+
+
+def test_addresses_that_turn_out_to_be_one_devices_are_counted_as_its_own() -> None:
+    async def scenario() -> None:
+        world = World()
+        world.connected.add(PHONE)
+        world.answers = {f"10.0.0.{number}:1": PHONE for number in range(20)}
+        world.dialer.add(world.answers)
+        await until(lambda: len(world.dialled) == 20)
+        await asyncio.sleep(0.05)
+        world.dialled.clear()
+        world.answers.clear()
+        world.connected.clear()
+        world.dialer.links_changed()
+        await until(lambda: world.dialled)
+        await asyncio.sleep(0.05)
+
+        assert len(world.dialled) == dialer.MAX_ADDRESSES_PER_DEVICE
         await world.dialer.close()
 
     run(scenario())
