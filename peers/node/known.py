@@ -54,9 +54,9 @@ def remember_port(home: Home, port: int) -> None:
 
 
 def place_of(home: Home) -> bytes:
-    """16 bytes that differ between a home and its copies: machine, path and inode of the keys' directory.
+    """16 bytes that differ between a home and most copies: machine, path and inode of the keys' directory.
 
-    Two of these beside one device key mean that somebody copied the keys.
+    Two of these beside one device key mean that somebody copied the keys. A cloned machine has the same.
     """
     keys = home.keys.resolve()
     status = keys.stat()

@@ -8,6 +8,7 @@ that both sides keep the same.
 import asyncio
 import contextlib
 import math
+import os
 import ssl
 import time
 from collections import Counter
@@ -23,6 +24,7 @@ from peers.node.discovery import address as format_address
 from peers.node.files import Facts, SharedFile
 from peers.node.link import LIMITS, Link
 from peers.node.pace import Pace, TooOften
+from peers.node.places import Places
 from peers.node.transport import PORT_HEADER, SYNC_PATH, Caller, Wire, parse_address
 from peers.node.wording import sentences, told
 from peers.session import messages
@@ -39,6 +41,9 @@ SIGHTING_SECONDS = 3.0
 FAREWELL_SECONDS = 1.0
 LAST_DRAIN_SECONDS = 5.0
 
+PROCESS_BYTES = 16
+"""Random ones at the end of our place: no clone of this machine has them, nor we when the file is served anew."""
+
 DUPLICATE = "Another connection between the two devices is kept."
 _FAULTS = frozenset(
     {Code.VIOLATION, Code.WINDOW, Code.FLOOD, Code.TOO_LARGE, Code.ENTRY_REFUSED, Code.IDENTITY}
@@ -47,7 +52,10 @@ _ERRORS: Mapping[str, type[CrdtlogError]] = {Code.COPIED_HOME: CopiedHome, Code.
 
 
 class Surroundings(NamedTuple):
-    """What the sharings of one node have in common. `port()` is where the node listens, or None."""
+    """What the sharings of one node have in common.
+
+    `place` names machine and home (`known.place_of`); `port()` is where the node listens, or None.
+    """
 
     caller: Caller
     identity: Identity
@@ -74,6 +82,8 @@ class Sharing:
         self._on_members = on_members
         self._dialer = Dialer(self._connect, self.links.__contains__)
         self._pace = Pace()
+        self._place = around.place + os.urandom(PROCESS_BYTES)
+        self._places = Places()
         self._static: frozenset[str] = frozenset()
         self._claims: set[bytes] = set()
         self._running: set[Link] = set()
@@ -255,7 +265,7 @@ class Sharing:
     # --- links ----------------------------------------------------------------------------------------------------
 
     def _new_link(self, wire: Wire, device: bytes, *, dialled: bool) -> Link:
-        return Link(self.file, wire, device, place=self._around.place, dialled=dialled, owner=self)
+        return Link(self.file, wire, device, place=self._place, dialled=dialled, owner=self)
 
     async def _run(self, link: Link, first_frame: bytes | None = None) -> Close:
         self._running.add(link)
@@ -274,7 +284,8 @@ class Sharing:
     def admit(self, link: Link) -> Close | None:
         """Refuse a device that is connected from another home already, or was dropped just now; see `Owner`."""
         other = self.links.get(link.device)
-        if other is not None and other.peer_place != link.peer_place:
+        assert link.peer_place is not None
+        if self._places.is_copy(link.device, link.peer_place, other.peer_place if other else None):
             reason = f"Two machines or homes run with the keys of one device ('{link.name}')."
             hint = "Keep one of the two; on the other, delete the copied home and file, and join with `crdtlog join`."
             return Close(f"{reason} {hint}", True, Code.COPIED_HOME)
@@ -290,6 +301,8 @@ class Sharing:
             link.stop(DUPLICATE)
             return
         self.links[link.device] = link
+        if link.peer_place is not None:
+            self._places.note(link.device, link.peer_place)
         if other is not None:
             other.stop(DUPLICATE)
         else:

@@ -31,11 +31,16 @@ class Head(Protocol):
     def hash(self) -> bytes: ...
 
 
+HOME_BYTES = 16
+"""So many bytes of a place name machine and home; the rest is of one process."""
+
+
 @dataclass(frozen=True, slots=True)
 class Local:
     """This device's side of a session, as it is when the session begins.
 
-    `place` names home directory and machine (1 to 64 bytes), so that a copied home is told from ourselves.
+    `place` tells a copied home from ourselves (1 to 64 bytes): HOME_BYTES that name machine and home directory, then
+    random ones that nobody else has, not even a clone of this machine.
     `epochs` are the ids of the epochs whose secrets we hold, deepest first. `versions` are (lowest, highest).
     """
 
@@ -47,6 +52,11 @@ class Local:
     epochs: tuple[bytes, ...]
     heads: Mapping[bytes, Head] = field(default_factory=dict)
     versions: tuple[int, int] = (VERSION, VERSION)
+
+
+def home_of(place: bytes) -> bytes:
+    """What stays of a place when its device is started again."""
+    return place[:HOME_BYTES]
 
 
 def hello(me: Local, nonce: bytes, clock_ms: int, window: Window) -> Hello:
