@@ -8,6 +8,7 @@ pays for this at every start. The one idea: a request is a line, its answers are
     <-  {"code": "417-abandon-zebra-lucky", "address": "192.168.1.5:4567"}
     <-  {"approve": {"name": "phone", "fingerprint": "3f2a 91c0 …"}}
     ->  {"approve": true}
+    <-  {"told": "phone: The new device could not take the database. …"}       a line for the person, if there is one
     <-  {"done": {"v": 1, "device": {…}}}               or {"error": {"type": "PairingFailed", "message": …, "hint": …}}
 """
 

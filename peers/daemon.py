@@ -120,10 +120,12 @@ class Commands:
             answer = await channel.ask({"approve": {"name": name, "fingerprint": fingerprint}})
             return answer.get("approve") is True
 
+        async def tell(line: str) -> None:
+            await channel.say({"told": line})
+
+        role = str(arguments.get("role") or "admin")
         expires_s = float(arguments.get("expires") or CODE_SECONDS)
-        return await self._node.pair(
-            _path(arguments), str(arguments.get("role") or "admin"), show, approve, expires_s
-        )
+        return await self._node.pair(_path(arguments), role, show, approve, expires_s, tell)
 
     async def _stop(self, arguments: Mapping[str, Any], channel: Channel) -> Message:
         asyncio.get_running_loop().call_soon(self._stopping.set)

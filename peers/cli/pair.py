@@ -78,6 +78,8 @@ def _by_daemon(home: "Home", file: Path, role: str, yes: bool) -> dict[str, Any]
             elif "approve" in message:
                 asked = message["approve"]
                 client.send({"approve": person.approves(asked["name"], asked["fingerprint"], yes=yes)})
+            elif "told" in message:
+                say(visible(message["told"]))
             elif "done" in message:
                 return dict(message["done"]["device"])
     return None
@@ -97,8 +99,13 @@ def _by_ourselves(home: "Home", chosen: "Network", file: Path, role: str, yes: b
     async def approve(name: str, fingerprint: str) -> bool:
         return await person.ask(name, fingerprint, yes=yes)
 
+    async def tell(line: str) -> None:
+        say(visible(line))
+
     options = Options(listen=chosen.listen, peers=chosen.peers, mdns=chosen.mdns)
-    pairing = pair_once(file, role, home=home, show_code=show_code, approve=approve, options=options)
+    pairing = pair_once(
+        file, role, home=home, show_code=show_code, approve=approve, tell=tell, options=options
+    )
     return dict(asyncio.run(pairing)["device"])
 
 

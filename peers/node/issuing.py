@@ -19,14 +19,21 @@ from crdtlog.membership import Newcomer
 from peers.identity import readable
 from peers.node.sharing import Sharing
 from peers.node.transport import Wire
+from peers.node.wording import sentences
 from peers.pairing.codes import MAX_NAMEPLATE, Code, make_code
-from peers.pairing.effects import Approve, Burned, Close, Done, Effect, Failed, Send
-from peers.pairing.machines import CODE_SECONDS, FINISH_SECONDS, Issuer, Offer, OfferState
+from peers.pairing.effects import NEW_CODE, Approve, Burned, Close, Done, Effect, Failed, Send
+from peers.pairing.machines import CODE_SECONDS, FINISH_SECONDS, Issuer, Offer, OfferState, Reason
 
 ShowCode = Callable[[str, str], Awaitable[None]]
 """Shows a code, and the address at which this device can be reached (`host:port`), to the person."""
 ApproveDevice = Callable[[str, str], Awaitable[bool]]
 """Asks the person whether the device of this name and fingerprint may join."""
+Tell = Callable[[str], Awaitable[None]]
+"""Tells the person that the device could not take the database, while the code stays open for it."""
+
+
+async def tell_nobody(line: str) -> None:
+    """A `Tell` where there is no person."""
 
 
 @dataclass(eq=False, slots=True)
@@ -37,7 +44,10 @@ class OpenCode:
     sharing: Sharing
     role: str
     approve: ApproveDevice
+    tell: Tell
     result: asyncio.Future[dict[str, Any]]
+    why_not: CrdtlogError | None = None
+    """Why the device that was let in has not taken the database."""
 
 
 class Issuing:
@@ -53,7 +63,7 @@ class Issuing:
 
     @contextlib.contextmanager
     def _opened(
-        self, sharing: Sharing, role: str, approve: ApproveDevice, expires_s: float
+        self, sharing: Sharing, role: str, approve: ApproveDevice, tell: Tell, expires_s: float
     ) -> Iterator[OpenCode]:
         code = make_code(os.urandom)
         if len(self._open) >= MAX_NAMEPLATE:
@@ -61,7 +71,7 @@ class Issuing:
         while code.nameplate in self._open:
             code = make_code(os.urandom)
         offer = Offer(code, time.time() + expires_s)
-        opened = OpenCode(offer, sharing, role, approve, asyncio.get_running_loop().create_future())
+        opened = OpenCode(offer, sharing, role, approve, tell, asyncio.get_running_loop().create_future())
         self._open[code.nameplate] = opened
         try:
             yield opened
@@ -76,6 +86,7 @@ class Issuing:
         *,
         show: Callable[[Code], Awaitable[None]],
         approve: ApproveDevice,
+        tell: Tell,
         expires_s: float = CODE_SECONDS,
     ) -> dict[str, Any]:
         """Open a code, and return when a device has joined with it: its id, name, role and fingerprint.
@@ -83,14 +94,15 @@ class Issuing:
         Raises `PairingFailed` (a wrong guess, not approved, expired), `EntryRefused` (this device may not add others).
         """
         _require_admin(sharing)
-        with self._opened(sharing, role, approve, expires_s) as opened:
+        with self._opened(sharing, role, approve, tell, expires_s) as opened:
             await show(opened.offer.code)
             await asyncio.wait([opened.result], timeout=expires_s)
             if opened.offer.state in (OfferState.USED, OfferState.IN_USE):
                 await asyncio.wait([opened.result], timeout=FINISH_SECONDS)
             if opened.result.done():
                 return opened.result.result()
-            raise PairingFailed("The code has expired.", "Make a new code with: crdtlog pair FILE")
+            expired = f"The code has expired. {opened.why_not or ''}".strip()
+            raise PairingFailed(expired, NEW_CODE)
 
     async def serve(self, nameplate: int, wire: Wire) -> None:
         """Talk to a device that tries the code of that number."""
@@ -157,6 +169,18 @@ class _Conversation:
         except CrdtlogError:
             return None
 
+    async def _approved(self, name: str, fingerprint: str) -> bool:
+        """Ask the person; not again when the device comes back, as it is a member since it was approved."""
+        return self._opened.offer.admitted is not None or await self._opened.approve(name, fingerprint)
+
+    async def _tell_not_adopted(self, error: CrdtlogError) -> None:
+        assert self._asked is not None
+        self._opened.why_not = error
+        if self._opened.offer.is_open(time.time()):
+            await self._opened.tell(f"{self._asked.name}: {sentences(error, error.hint)}")
+        else:
+            error.hint = NEW_CODE
+
     async def _decide(self) -> Sequence[Effect]:
         assert self._answer is not None and self._asked is not None
         answer, self._answer = self._answer, None
@@ -181,11 +205,13 @@ class _Conversation:
                 case Approve():
                     self._asked = effect
                     shown = readable(effect.fingerprint)
-                    self._answer = asyncio.ensure_future(self._opened.approve(effect.name, shown))
+                    self._answer = asyncio.ensure_future(self._approved(effect.name, shown))
                 case Done():
                     self._tell_joined()
                 case Failed():
                     self._error = self._error or effect.error()
+                    if effect.reason is Reason.NOT_ADOPTED:
+                        await self._tell_not_adopted(self._error)
                 case Close():
                     self._is_over = True
                 case Burned():

@@ -33,6 +33,7 @@ from peers.node.discovery import Discovery, PairingSighting
 from peers.node.node import Options
 from peers.node.standalone import node_for
 from peers.node.transport import PAIR_PATH, Caller, NoSuchCode, Wire, parse_address
+from peers.node.wording import sentences
 from peers.pairing.codes import Code, parse_code
 from peers.pairing.effects import Close, Effect, Failed, Joined, Send
 from peers.pairing.frames import MAX_FRAME_BYTES
@@ -42,6 +43,7 @@ SEARCH_SECONDS = 20.0
 """How long an issuer is looked for on the local network."""
 OTHERS_SECONDS = 2.0
 """After a failure, another device with a code of the same number gets this long to be found."""
+STAYS_OPEN = "The code stays open for this device until it expires."
 CATCH_UP_ATTEMPTS = 3
 CATCH_UP_PAUSE_SECONDS = 1.0
 
@@ -347,6 +349,8 @@ class _Joining:
             if isinstance(effect, Send):
                 with contextlib.suppress(NoPeer):  # we are members all the same
                     await wire.send(effect.frame)
+                    if problem is not None:
+                        problem.hint = sentences(problem.hint, STAYS_OPEN)
             elif isinstance(effect, Close):
                 await wire.close()
         if problem is not None:

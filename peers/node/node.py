@@ -21,7 +21,7 @@ from peers.node import known
 from peers.node.discovery import Discovery, Sighting, own_hosts
 from peers.node.discovery import address as format_address
 from peers.node.files import open_shared_file
-from peers.node.issuing import ApproveDevice, Issuing, ShowCode
+from peers.node.issuing import ApproveDevice, Issuing, ShowCode, Tell, tell_nobody
 from peers.node.link import LIMITS
 from peers.node.sharing import Sharing, Surroundings
 from peers.node.transport import Caller, Listener, Wire, parse_address
@@ -240,6 +240,7 @@ class Node:
         show_code: ShowCode,
         approve: ApproveDevice,
         expires_s: float = CODE_SECONDS,
+        tell: Tell = tell_nobody,
     ) -> dict[str, Any]:
         """Open a code for a file, and return when a device has joined with it; see `Issuing.pair`."""
         if self._listener is None:
@@ -254,7 +255,9 @@ class Node:
 
         announced: list[int] = []
         try:
-            device = await self._issuing.pair(sharing, role, show=show, approve=approve, expires_s=expires_s)
+            device = await self._issuing.pair(
+                sharing, role, show=show, approve=approve, tell=tell, expires_s=expires_s
+            )
         finally:
             if self._discovery is not None:
                 for nameplate in announced:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from crdtlog.device import Home
-from peers.node.issuing import ApproveDevice, ShowCode
+from peers.node.issuing import ApproveDevice, ShowCode, Tell, tell_nobody
 from peers.node.node import Node, Options
 from peers.node.sharing import Sharing
 from peers.pairing.machines import CODE_SECONDS
@@ -67,13 +67,14 @@ async def pair_once(
     home: Home,
     show_code: ShowCode,
     approve: ApproveDevice,
+    tell: Tell = tell_nobody,
     options: Options | None = None,
     expires_s: float = CODE_SECONDS,
     log: Callable[[str], None] = _silent,
 ) -> dict[str, Any]:
     """Open a code, wait for a device to join with it, and go on serving it until it has all rows."""
     async with node_for(path, home, options or Options(), log) as node:
-        paired = await node.pair(path, role, show_code, approve, expires_s)
+        paired = await node.pair(path, role, show_code, approve, expires_s, tell)
         await _serve_newcomer(node.sharing(path), bytes.fromhex(paired["device"]["id"]))
         return paired
 

@@ -81,7 +81,7 @@ Effect = Send | Close | Approve | Joined | Done | Burned | Failed
 
 # --- what people are told -----------------------------------------------------------------------------------
 
-_NEW_CODE = "Make a new code with: crdtlog pair FILE"
+NEW_CODE = "Make a new code with: crdtlog pair FILE"
 _NEW_CODE_THERE = "Make a new code on the other device with: crdtlog pair FILE"
 _UPDATE = "Update crdtlog on the device with the older version."
 _AGAIN = "Try the same code again."
@@ -91,27 +91,27 @@ Explanations = Mapping[Reason, tuple[str, str]]
 
 FOR_ISSUER: Explanations = {
     Reason.VERSION: ("The two devices speak different versions.", _UPDATE),
-    Reason.WRONG_CODE: ("A device tried to join with a wrong code, so this code is withdrawn.", _NEW_CODE),
+    Reason.WRONG_CODE: ("A device tried to join with a wrong code, so this code is withdrawn.", NEW_CODE),
     Reason.WRONG_SERVER: (
         "A device tried to join through a stranger in between, so this code is withdrawn.",
-        "Pair on a network you trust. " + _NEW_CODE,
+        "Pair on a network you trust. " + NEW_CODE,
     ),
-    Reason.UNCONFIRMED: ("What the two devices said was altered on its way.", _NEW_CODE),
+    Reason.UNCONFIRMED: ("What the two devices said was altered on its way.", NEW_CODE),
     Reason.IN_USE: ("A second device tried the code while it was in use.", ""),
-    Reason.USED: ("A device tried a code that was already used.", _NEW_CODE),
-    Reason.WITHDRAWN: ("A device tried a code that was withdrawn after a wrong guess.", _NEW_CODE),
-    Reason.EXPIRED: ("The code has expired.", _NEW_CODE),
+    Reason.USED: ("A device tried a code that was already used.", NEW_CODE),
+    Reason.WITHDRAWN: ("A device tried a code that was withdrawn after a wrong guess.", NEW_CODE),
+    Reason.EXPIRED: ("The code has expired.", NEW_CODE),
     Reason.MALFORMED: ("What the joining device sent makes no sense.", _AGAIN),
     Reason.SAME_DEVICE: (
         "The joining device has the same keys as this one: its crdtlog directory is a copy.",
         "Set CRDTLOG_HOME there to a new directory, or remove the copied keys, and join again.",
     ),
-    Reason.DECLINED: ("You declined the device.", _NEW_CODE),
+    Reason.DECLINED: ("You declined the device.", NEW_CODE),
     Reason.NOT_ADOPTED: (
         "The new device could not take the database.",
-        "See the message there. " + _NEW_CODE,
+        "The code stays open for that device until it expires: see the message there, and join again.",
     ),
-    Reason.TOO_MANY_ATTEMPTS: ("The joining device gave up after several failed attempts.", _NEW_CODE),
+    Reason.TOO_MANY_ATTEMPTS: ("The joining device gave up after several failed attempts.", NEW_CODE),
     Reason.TIMEOUT: ("The joining device did not answer in time.", _AGAIN),
     Reason.LOST: ("The connection to the joining device broke off.", _AGAIN),
     Reason.INTERNAL: ("Pairing met an internal fault.", "Please report it, with the log."),

@@ -12,7 +12,7 @@ in `frames`, and what a code has been through in `offers`.
     CONFIRM  its keys, name, certificate ->     a person looks at name and fingerprint
                                          <-     WELCOME  database, role, its keys, welcome     (or DECLINE)
     adopts the database
-    FINISH   adopted, or why not         ->
+    FINISH   adopted, or why not         ->                   (why not: the same device may begin again)
 """
 
 import enum
@@ -186,6 +186,7 @@ class Issuer(_Machine):
         self._hello = b""
         self._reply = b""
         self._joiner_statement = b""
+        self._joiner_key = b""
 
     def approve(self, welcome: bytes, now: float) -> list[Effect]:
         """The person agreed: hand over the welcome (`Database.welcome()`, at most 8 MiB). It uses up the
@@ -248,8 +249,10 @@ class Issuer(_Machine):
             raise Refused(Reason.WRONG_CODE)
         if not verify_bytes(sign_key, frames.JOINER_DOMAIN, statement, signature):
             raise Refused(Reason.WRONG_CODE)
+        if self._offer.admitted not in (None, sign_key):
+            raise Refused(Reason.USED)
         _check_joiner(sign_key, receive_key, certificate, self._device)
-        self._joiner_statement = statement
+        self._joiner_statement, self._joiner_key = statement, sign_key
         self.deadline = self._offer.expires_at
         shown = fingerprint(certificate)
         role = self._grant.role
@@ -273,6 +276,7 @@ class Issuer(_Machine):
         frames.check_shape(fields, frames.FRAME_SHAPES[FrameKind.FINISH])
         (text,) = frames.open_box(self._keys.joiner_box, FrameKind.FINISH, fields[0], Reason.UNCONFIRMED)
         if text:
+            self._offer.reopen(self._joiner_key)
             return [*self._fail(Refused(Reason.NOT_ADOPTED, frames.printable(text))), Close()]
         self.deadline = math.inf
         return [Done(), Close()]

@@ -3,7 +3,8 @@
 Codes: an `Offer` is one code as its connections share it. It is claimed by HELLO, so a second joiner is
 refused without harm; freed when the holder goes away; burned by a failed confirmation; used up once the
 welcome has gone out. An attempt that ends before its CONFIRM has tested no guess, because SPAKE2 messages
-alone allow none.
+alone allow none. A used code opens again for one device: the one that was let in with it and said that it
+could not take the database. Whoever guesses then has the one guess that everybody had before.
 """
 
 import enum
@@ -30,6 +31,8 @@ class Offer:
         self.code = code
         self.expires_at = expires_at
         self.state = OfferState.OPEN
+        self.admitted: bytes | None = None
+        """The sign key of the device for which alone it is open again."""
         self._holder: object = None
 
     def is_open(self, now: float) -> bool:
@@ -52,6 +55,11 @@ class Offer:
         """The holder is finished with it; it becomes `state`. From anybody else this means nothing."""
         if self._holder is holder:
             self.state, self._holder = state, None
+
+    def reopen(self, sign_key: bytes) -> None:
+        """The device that used it could not take the database: it may try again until the code expires."""
+        if self.state is OfferState.USED:
+            self.state, self.admitted = OfferState.OPEN, sign_key
 
 
 class Attempts:

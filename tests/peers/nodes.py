@@ -16,6 +16,7 @@ from typing import Any
 import crdtlog
 from crdtlog.check import Verified
 from crdtlog.device import Home
+from peers.node.issuing import tell_nobody
 from peers.node.joining import join
 from peers.node.node import Node, Options
 
@@ -119,6 +120,7 @@ async def open_code(
     role: str = "writer",
     approve: Callable[[str, str], Any] = approve_all,
     expires_s: float = 60.0,
+    tell: Callable[[str], Any] = tell_nobody,
 ) -> AsyncIterator[tuple[str, str, "asyncio.Task[dict[str, Any]]"]]:
     """A code that is open on a node: the code, the address, and the task that ends with the pairing."""
     shown: asyncio.Future[tuple[str, str]] = asyncio.get_running_loop().create_future()
@@ -126,7 +128,7 @@ async def open_code(
     async def show(code: str, address: str) -> None:
         shown.set_result((code, address))
 
-    pairing = asyncio.create_task(node.pair(machine.path, role, show, approve, expires_s))
+    pairing = asyncio.create_task(node.pair(machine.path, role, show, approve, expires_s, tell))
     await asyncio.wait((pairing, shown), return_when=asyncio.FIRST_COMPLETED)
     if not shown.done():
         await pairing

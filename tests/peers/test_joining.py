@@ -9,7 +9,7 @@ import pytest
 import crdtlog
 import peers
 from crdtlog.device import Home
-from crdtlog.errors import NoPeer, NotADatabase, PairingFailed, ReadOnly, SchemaRefused, Usage, WrongDevice
+from crdtlog.errors import NoPeer, NotADatabase, PairingFailed, ReadOnly, Usage, WrongDevice
 from peers.control_server import Server
 from peers.daemon import Commands
 from peers.node import known
@@ -187,22 +187,6 @@ def test_places_where_no_file_can_be_are_refused_before_the_code_is_spent(
     phone.path.write_text("This is no database, but a text that is long enough to be one." * 20)
     with pytest.raises(NotADatabase):
         run(joining(phone, "7-abandon-zebra-lucky", "127.0.0.1:9"))
-
-
-def test_a_table_that_does_not_fit_is_said_on_both_sides_and_changes_nothing(
-    laptop: Machine, phone: Machine
-) -> None:
-    phone.sql("CREATE TABLE notes (id TEXT PRIMARY KEY, other TEXT)")
-
-    async def scenario() -> None:
-        async with laptop.node() as node, open_code(node, laptop) as (code, address, pairing):
-            with pytest.raises(SchemaRefused, match="notes"):
-                await joining(phone, code, address)
-            with pytest.raises(PairingFailed, match="could not take"):
-                await pairing
-
-    run(scenario())
-    assert phone.sql("SELECT name FROM sqlite_master WHERE type = 'table'") == [("notes",)]
 
 
 def test_without_a_daemon_pairing_serves_the_new_device_until_it_has_the_rows(
