@@ -4,6 +4,7 @@ The engine uses Python's own `sqlite3` and never brings a second SQLite library 
 a process, and two copies of the library on one file lose data. Everything else talks to the `Connection` made here.
 """
 
+import os
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +22,8 @@ _CACHE_KIB = 32_768
 # A bulk of small commits touches the same pages again and again; copying them back from the write-ahead log once in
 # 32 MiB instead of once in 4 saves most of that writing.
 _CHECKPOINT_PAGES = 8_000
+# SQLite's last step may have needed a few pages, or 32 KiB of shared memory, more than were left.
+_FULL_BYTES = 1 << 20
 
 
 def open_file(path: Path, *, create: bool) -> sqlite3.Connection:
@@ -92,9 +95,11 @@ def translate(error: sqlite3.Error, path: Path) -> CrdtlogError | sqlite3.Error:
                 "It may be another kind of file, encrypted, or damaged; nothing was changed.",
             )
         case sqlite3.SQLITE_FULL:
-            return DiskFull(
-                f"the disk is full; nothing of the last step was written to {path}", "Free some space."
-            )
+            return _disk_full(path)
+        case sqlite3.SQLITE_IOERR if _has_no_room(
+            path
+        ):  # so it calls shared memory that cannot grow, for one
+            return _disk_full(path)
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
             return ReadOnly(
                 f"{path} cannot be opened for writing ({text})",
@@ -110,6 +115,22 @@ def translate(error: sqlite3.Error, path: Path) -> CrdtlogError | sqlite3.Error:
             )
         case _:
             return error
+
+
+def _disk_full(path: Path) -> DiskFull:
+    return DiskFull(
+        f"the disk is full; nothing of the last step was written to {path}",
+        "Free some space, then run the same command again: it goes on where it stopped.",
+    )
+
+
+def _has_no_room(path: Path) -> bool:
+    """Whether the file system that holds the file is (nearly) full; False where nobody can tell."""
+    try:
+        room = os.statvfs(path.resolve().parent)
+    except OSError:
+        return False
+    return room.f_bavail * room.f_frsize < _FULL_BYTES
 
 
 def fetch(
