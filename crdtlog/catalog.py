@@ -135,6 +135,13 @@ class Tracked:
         return self.misfit or self.held
 
     @property
+    def waiting(self) -> str | None:
+        """What has to come before all of its rows are taken in; see `TableStatus`."""
+        if not self.reconcile_ms:
+            return None
+        return "unfinished" if self.reconcile_ms > 0 else "first exchange"
+
+    @property
     def name(self) -> str:
         """The table's name."""
         return self.table.name

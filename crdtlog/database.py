@@ -54,11 +54,16 @@ class Member(NamedTuple):
 
 
 class TableStatus(NamedTuple):
-    """A tracked table: why it is paused (or None), and about how many captured changes wait to be drained."""
+    """A tracked table: why it is paused (or None), and about how many captured changes wait to be drained.
+
+    `waiting` tells what has to come before all rows that are there are taken in: None (they are), "unfinished" (a drain
+    that goes on to its end), or "first exchange" (with another device, after joining).
+    """
 
     name: str
     paused: str | None
     pending: int
+    waiting: str | None
 
 
 class Database:
@@ -164,6 +169,7 @@ class Database:
     ) -> bool:
         """Begin to replicate a table, with the rows it has; False if it was tracked already.
 
+        If it was and that was interrupted, the rest of its rows are taken in now.
         `merge` gives columns another kind than `register`. Raises `NoSuchTable`, `Untrackable`, `Usage`.
         """
         state = self._state
@@ -176,32 +182,37 @@ class Database:
         written_ms = file_time_ms(self.path)
         with state.transaction():
             known = state.tables.get(identity)
-            if known is not None:
-                if known.held is None or not members.waits_for_consent(known.held):
-                    return False
+            if known is None:
+                members.add_table(state, identity, description, reconcile_ms=written_ms)
+                record = members.encode_track(identity, description)
+                state.append_own("schema", record, summary=f"{description.name}: tracked")
+            elif known.held is not None and members.waits_for_consent(known.held):
                 state.hold(known, None)
                 state.bump()
                 return True
-            members.add_table(state, identity, description, reconcile_ms=written_ms)
-            state.append_own(
-                "schema", members.encode_track(identity, description), summary=f"{description.name}: tracked"
-            )
-        total = state.connection.execute(f"SELECT count(*) FROM {schema.quote(description.name)}").fetchone()[
-            0
-        ]
-        done = 0
-        while True:
+            elif known.waiting != "unfinished":
+                return False
+        self._take_in(description.name, progress)
+        return known is None
+
+    def _take_in(self, table: str, progress: Progress) -> None:
+        total = self._state.connection.execute(f"SELECT count(*) FROM {schema.quote(table)}").fetchone()[0]
+        done, more = 0, True
+        while more:
             step = self.drain()
-            done += step.rows
-            progress(description.name, done, max(total, done))
-            if not step.more:
-                return True
+            done, more = done + step.rows, step.more
+            progress(table, done, max(total, done))
 
     def tables(self) -> list[TableStatus]:
         """The tracked tables and their condition."""
         self._state.refresh()
         return [
-            TableStatus(tracked.name, tracked.paused, capture.pending_rows(self._state.connection, tracked))
+            TableStatus(
+                tracked.name,
+                tracked.paused,
+                capture.pending_rows(self._state.connection, tracked),
+                tracked.waiting,
+            )
             for tracked in self._state.tables.values()
         ]
 

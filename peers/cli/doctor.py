@@ -177,16 +177,26 @@ def _tables(database: "Database") -> Iterator[Finding]:
     yield Finding("tables", "ok" if tables else "note", f"{count(running, 'table')} replicated")
 
 
-def _null_keys(database: "Database") -> Iterator[Finding]:
+def _rows(database: "Database") -> Iterator[Finding]:
+    waiting = {table.name: table.waiting for table in database.tables() if not table.paused}
     for item in database.check():
+        rows = f"{count(item.total, 'row')} of {item.table}"
         if item.null_keys:
             yield Finding(
                 "null keys", "note", f"{count(item.null_keys, 'row')} of {item.table} have a NULL key and stay here",
                 "Give each a key; a key column with a DEFAULT, or NOT NULL, keeps it from happening.",
             )  # fmt: skip
-        if item.total and not database.pending():
+        if item.total and waiting.get(item.table) == "unfinished":
+            hint = f"Run: crdtlog init {database.path}, or start: crdtlog up {database.path}"
+            yield Finding("waiting rows", "note", f"{rows} are still to be taken in", hint)
+        elif item.total and waiting.get(item.table):
+            hint = (
+                "They are taken in after the first exchange with another device: crdtlog up, or crdtlog sync"
+            )
+            yield Finding("waiting rows", "note", f"{rows} were here before joining", hint)
+        elif item.total and not database.pending():
             yield Finding(
-                "rows", "problem", f"{count(item.total, 'row')} of {item.table} differ from their documents",
+                "rows", "problem", f"{rows} differ from their documents",
                 f"If the rows are right: crdtlog check {database.path} --fix",
             )  # fmt: skip
 
@@ -228,5 +238,5 @@ def _captures(database: "Database", before: int) -> Finding:
 
 
 _QUESTIONS: tuple[Callable[["Database"], Iterator[Finding]], ...] = (
-    _belongs, _wal, _writable, _tables, _null_keys, _untracked, _clocks,
+    _belongs, _wal, _writable, _tables, _rows, _untracked, _clocks,
 )  # fmt: skip

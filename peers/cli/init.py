@@ -120,7 +120,7 @@ def init(
     """Make FILE a replicated database and begin to track its tables.
 
     The file stays an ordinary SQLite file that any program may write; it is switched to write-ahead logging (WAL). A
-    missing FILE is created. Run again, the command tracks tables that were added since.
+    missing FILE is created. Run again, the command tracks tables that were added since, and ends what was interrupted.
 
     \b
     Examples:
@@ -138,7 +138,8 @@ def init(
 
     with closing(crdtlog.open(file, name=device)) as database:
         remember_file(database.home, file)
-        known = {table.name for table in database.tables()}
+        # One whose rows were not all taken in when a full disk, say, ended an earlier run counts as new.
+        known = {table.name for table in database.tables() if table.waiting != "unfinished"}
         skipped = [item for item in skipped if item.name not in known]
         descriptions = track_all(database, [name for name in names if name not in known])
         warnings = key_warnings(descriptions)

@@ -105,6 +105,19 @@ def show_file(found: dict[str, Any]) -> None:
     for table in found["tables"]:
         if table["paused"]:
             show_data(f"  paused: table {visible(table['name'])}: {visible(table['paused'])}")
+        elif table["waiting"]:
+            show_data(f"  {visible(table['name'])}: {_waiting_line(found, table['waiting'])}")
+
+
+def _waiting_line(found: dict[str, Any], waiting: str) -> str:
+    """Which rows of a table are not taken in yet, and who does it."""
+    if waiting == "first exchange":
+        return "rows from before joining are taken in after the first exchange"
+    path = visible(found["path"])
+    who = (
+        "the daemon is at it" if found["served"] else f"run: crdtlog init {path}, or start: crdtlog up {path}"
+    )
+    return f"rows still to be taken in; {who}"
 
 
 def _device_line(device: dict[str, Any]) -> tuple[str, str, str, str]:

@@ -57,6 +57,6 @@ def describe(
         "device": engine.device.id.hex(),
         "name": engine.device.name,
         "pending": sum(table.pending for table in tables),
-        "tables": [{"name": item.name, "paused": item.paused, "pending": item.pending} for item in tables],
+        "tables": [table._asdict() for table in tables],
         "devices": devices,
     }
