@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -116,6 +117,27 @@ def private_directory(path: Path) -> Path:
     if os.name == "posix" and status.st_mode & 0o022:
         raise errors.KeysUnusable(
             f"Other users may write the directory {path}, so they could replace what is in it.",
+            f"Run: chmod 700 '{path}'",
+        )
+    return path
+
+
+def own_directory(path: Path, otherwise: str) -> Path:
+    """`private_directory` in a place where every user may put things, such as /tmp: ours, and closed to all others.
+
+    Errors: KeysUnusable, ReadOnly. `otherwise` says what to do if another user was first ("or …").
+    """
+    with contextlib.suppress(OSError):  # `private_directory` says which
+        path.mkdir(mode=0o700)
+    status = path.lstat() if os.path.lexists(path) else None
+    if status is not None and (stat.S_ISLNK(status.st_mode) or status.st_uid != os.geteuid()):
+        raise errors.KeysUnusable(
+            f"The directory {path}, which crdtlog needs, was made by another user.",
+            f"Have it removed, or {otherwise}.",
+        )
+    if private_directory(path).lstat().st_mode & 0o077:
+        raise errors.KeysUnusable(
+            f"Other users may enter the directory {path}, which is for this one alone.",
             f"Run: chmod 700 '{path}'",
         )
     return path

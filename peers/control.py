@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -44,6 +45,12 @@ def socket_path(run: Path) -> Path:
     return Path(f"/tmp/crdtlog-{os.getuid()}") / f"{name}.sock"
 
 
+def _is_ours_alone(directory: Path) -> bool:
+    """Whether no other user can have put a socket there (see `own_directory`, which is too heavy for here)."""
+    status = directory.lstat()
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077
+
+
 class Client:
     """One connection to the daemon, for one request at a time; blocking. A context manager."""
 
@@ -58,8 +65,8 @@ class Client:
         opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         opened.settimeout(_CONNECT_SECONDS)
         try:
-            if path.parent != home.run and path.parent.stat().st_uid != os.getuid():
-                raise PermissionError("its directory is another user's")
+            if path.parent != home.run and not _is_ours_alone(path.parent):
+                raise PermissionError(f"the directory {path.parent} is not this user's alone")
             opened.connect(str(path))
         except OSError as error:
             opened.close()

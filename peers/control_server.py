@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from crdtlog import errors
-from crdtlog.device import Home, private_directory
+from crdtlog.device import Home, own_directory, private_directory
 from crdtlog.errors import CrdtlogError, Usage
 from peers.control import MAX_LINE_BYTES, Message, socket_path
 
@@ -66,14 +66,21 @@ class Server:
     """Serves commands by name on the home's control socket, from `start` to `close`."""
 
     def __init__(self, home: Home, commands: Mapping[str, Command]) -> None:
+        self._home = home
         self._path = socket_path(home.run)
         self._commands = commands
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Listen. The caller holds the daemon's lock: a socket that is there already belongs to nobody."""
-        private_directory(self._path.parent)
+        """Listen. The caller holds the daemon's lock: a socket that is there already belongs to nobody.
+
+        Raises `KeysUnusable` if the directory of the socket is not this user's alone.
+        """
+        if self._path.parent == self._home.run:
+            private_directory(self._path.parent)
+        else:
+            own_directory(self._path.parent, "set CRDTLOG_HOME to a directory with a shorter path")
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()
         self._server = await asyncio.start_unix_server(self._accept, str(self._path), limit=MAX_LINE_BYTES)

@@ -1,17 +1,20 @@
 """Locks between processes: one daemon in a home, and one process that speaks for a database, and a file, to others.
 
 Knows `flock` and nothing else. The one idea: a lock belongs to an open file, so the kernel frees it when its process
-dies, however it dies; what is written in the file (a process id) only helps to say who holds it. Lock files stay.
+dies, however it dies; what is written in the file (a process id) only helps to say who holds it. Whoever lets go of a
+lock removes its file, and whoever has locked a file looks whether it is still there; one that a killed process left is
+taken over. Only the directories stay.
 """
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from crdtlog.device import Home, private_directory
-from crdtlog.errors import KeysUnusable, Locked
+from crdtlog.device import Home, own_directory, private_directory
+from crdtlog.errors import Locked
 
 
 class Lock:
@@ -21,24 +24,27 @@ class Lock:
     """
 
     def __init__(self, path: Path, what: str, hint: str) -> None:
-        import fcntl
-
         private_directory(path.parent)
-        self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.pread(self._descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
-            self.release()
-            raise Locked(f"{what} (process {holder})", hint) from error
+        self._path = path
+        self._descriptor: int | None = None
+        while self._descriptor is None:
+            descriptor = _locked(path, what, hint)
+            if _is_at(descriptor, path):
+                self._descriptor = descriptor
+            else:  # its holder removed it when we had opened it
+                os.close(descriptor)
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, b"%d\n" % os.getpid(), 0)
 
     def release(self) -> None:
-        """Let go of the lock; doing it twice is harmless."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        """Let go of the lock, and remove its file; doing it twice is harmless."""
+        if self._descriptor is None:
+            return
+        with contextlib.suppress(OSError):  # a file that stays does no harm
+            if _is_at(self._descriptor, self._path):
+                self._path.unlink()  # while it is locked: nobody holds it who would miss it
+        os.close(self._descriptor)
+        self._descriptor = None
 
     def __enter__(self) -> Self:
         return self
@@ -47,6 +53,28 @@ class Lock:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.release()
+
+
+def _locked(path: Path, what: str, hint: str) -> int:
+    """A descriptor of the file, which is locked. Raises `Locked`."""
+    import fcntl
+
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(descriptor)
+        raise Locked(f"{what} (process {holder})", hint) from error
+    return descriptor
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file is the one that others find there."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def daemon_lock(home: Home) -> Lock:
@@ -101,11 +129,6 @@ def _file_lock(path: Path) -> Lock:
 
 
 def _common_directory() -> Path:
-    """A private directory that all homes of one user share. Raises `KeysUnusable` if somebody else made it."""
-    directory = private_directory(Path(tempfile.gettempdir()) / f"crdtlog-{os.geteuid()}")
-    if directory.is_symlink() or directory.stat().st_uid != os.geteuid():
-        raise KeysUnusable(
-            f"The directory {directory}, in which crdtlog keeps locks, was made by another user.",
-            "Have it removed, or set TMPDIR to a directory of your own.",
-        )
-    return directory
+    """A private directory that all homes of one user share. Raises `KeysUnusable` if it is not theirs alone."""
+    directory = Path(tempfile.gettempdir()) / f"crdtlog-{os.geteuid()}"
+    return own_directory(directory, "set TMPDIR to a directory of your own")
