@@ -96,9 +96,8 @@ def translate(error: sqlite3.Error, path: Path) -> CrdtlogError | sqlite3.Error:
             )
         case sqlite3.SQLITE_FULL:
             return _disk_full(path)
-        case sqlite3.SQLITE_IOERR if _has_no_room(
-            path
-        ):  # so it calls shared memory that cannot grow, for one
+        case sqlite3.SQLITE_IOERR if _has_no_room(path):
+            # So it calls shared memory that cannot grow, for one.
             return _disk_full(path)
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
             return ReadOnly(
