@@ -181,9 +181,8 @@ class Link:
                     self._start(self._apply(entries))
                 case Held(vector):
                     self._file.note_held(self.device, vector)
-                case PeerKnown(name=name, clock_offset_ms=offset_ms):
+                case PeerKnown(clock_offset_ms=offset_ms):
                     self.known_at = time.monotonic()
-                    self.name = name
                     self.clock_offset_ms = offset_ms
                     self._owner.link_known(self)
                 case CaughtUp():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from crdtlog.database import Database
-from crdtlog.device import Home
+from crdtlog.device import Home, load_device
 from crdtlog.errors import AddressInUse, DiskFull, EntryRefused, Locked, NoPeer, NotInitialised, Usage
 from peers.node.files import open_shared_file
 from peers.node.node import Node, Options
@@ -33,6 +33,19 @@ def test_what_is_written_on_one_device_shows_on_the_other_in_both_directions(
 
     run(scenario())
     assert laptop.verified().state == phone.verified().state
+
+
+def test_a_device_goes_by_the_name_it_joined_with_whatever_its_home_is_called(
+    laptop: Machine, phone: Machine
+) -> None:
+    load_device(phone.home.prepare(), name="nameless")
+
+    async def scenario() -> None:
+        async with linked(laptop, phone), phone.node():
+            await until(lambda: laptop.said("phone connected"))
+
+    run(scenario())
+    assert not laptop.said("nameless")
 
 
 def test_devices_that_never_meet_are_connected_by_a_third(home: MakeHome, tmp_path: Path) -> None:
