@@ -101,6 +101,7 @@ def test_a_table_that_does_not_fit_is_said_on_both_sides_and_changes_nothing(
 
 
 def test_the_same_command_works_once_the_table_is_out_of_the_way(laptop: Machine, phone: Machine) -> None:
+    laptop.write("a", "hello")
     asked: list[str] = []
 
     async def approve(name: str, fingerprint: str) -> bool:
@@ -110,11 +111,7 @@ def test_the_same_command_works_once_the_table_is_out_of_the_way(laptop: Machine
     async def scenario() -> None:
         async with (
             laptop.node() as node,
-            open_code(node, laptop, approve=approve) as (
-                code,
-                address,
-                pairing,
-            ),
+            open_code(node, laptop, approve=approve) as (code, address, pairing),
         ):
             with pytest.raises(SchemaRefused):
                 await joining(phone, code, address)
