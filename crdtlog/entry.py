@@ -7,8 +7,8 @@ checks sizes and structure before it believes anything, and raises `Malformed` a
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, cast
 
 import zstandard
@@ -36,6 +36,7 @@ MAX_RAW_BYTES = 60 << 20
 MAX_HEADER_BYTES = 1 << 20
 MAX_CONTEXT = 10_000
 MAX_SECTIONS = 20_000
+MAX_PATCH_KIND = 15
 
 _LEVEL = 3
 
@@ -204,13 +205,24 @@ def decompress(packed: bytes, raw_size: int) -> bytes:
 INSERT, UPDATE, DELETE = 0, 1, 2
 
 
+class Patch(NamedTuple):
+    """A change to a merge document, in place of a value: its kind's code, the dot that began it, and what changes."""
+
+    kind: int
+    writer: bytes
+    seq: int
+    data: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Section:
     """Rows of one table that were written alike, as columns: `keys[k][row]`, `cells[c][row]`, `stamps[row]`.
 
     `slots` are the ids of the columns in `cells`. `births` names, for tables keyed by INTEGER PRIMARY KEY, the insert
     that each row descends from, as (writer, seq) or None for this very entry; None as a whole means all None. `unseen`
-    lists the rows inserted over a document that was not standing in the author's table.
+    lists the rows inserted over a document that was not standing in the author's table. `patches` gives, for some of
+    the slots, each row's patch; where it is None the cell holds a value, and where it is not the cell holds None.
+    `counters` are the slots whose values begin a counter.
     """
 
     table: bytes
@@ -221,6 +233,8 @@ class Section:
     stamps: list[int]
     births: list[tuple[bytes, int] | None] | None = None
     unseen: tuple[int, ...] = ()
+    patches: Mapping[int, list[Patch | None]] = field(default_factory=dict)
+    counters: tuple[int, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -241,29 +255,45 @@ def _section_out(section: Section, first: int) -> list[object]:
     offsets: int | list[int] = [value - first for value in section.stamps]
     if isinstance(offsets, list) and len(set(offsets)) == 1:
         offsets = offsets[0]
-    names: list[bytes] = []
-    births: list[object] | None = None
-    if section.births is not None and any(section.births):
-        index: dict[bytes, int] = {}
-        births = []
-        for birth in section.births:
-            if birth is None:
-                births.append(None)
-                continue
-            if birth[0] not in index:
-                index[birth[0]] = len(names)
-                names.append(birth[0])
-            births.append([index[birth[0]], birth[1]])
-    return [
+    births = _births_out(section.births) if section.births is not None and any(section.births) else None
+    fields = [
         section.table,
         section.operation,
         list(section.slots),
         section.keys,
         section.cells,
         offsets,
-        [names, births] if births else None,
+        births,
         list(section.unseen) or None,
     ]
+    if section.patches or section.counters:
+        fields += [_patches_out(section.patches), list(section.counters)]
+    return fields
+
+
+class _Names:
+    """Writers that are named often, once each."""
+
+    def __init__(self) -> None:
+        self.index: dict[bytes, int] = {}
+
+    def number(self, writer: bytes) -> int:
+        return self.index.setdefault(writer, len(self.index))
+
+
+def _births_out(births: list[tuple[bytes, int] | None]) -> list[object]:
+    names = _Names()
+    dots = [None if birth is None else [names.number(birth[0]), birth[1]] for birth in births]
+    return [list(names.index), dots]
+
+
+def _patches_out(patches: Mapping[int, list[Patch | None]]) -> list[object]:
+    names = _Names()
+    columns = [
+        [slot, [None if p is None else [p.kind, names.number(p.writer), p.seq, p.data] for p in column]]
+        for slot, column in sorted(patches.items())
+    ]
+    return [list(names.index), columns]
 
 
 class Payload(NamedTuple):
@@ -292,9 +322,9 @@ def _unpack_strict(raw: bytes) -> tuple[Any, bool]:
 
 
 def _section_in(item: object, first: int, last: int) -> Section:
-    if not isinstance(item, list) or len(item) != 8:
-        raise Malformed("a section has eight fields")
-    table, operation, slots, keys, cells, offsets, births, unseen = item
+    if not isinstance(item, list) or len(item) not in (8, 10):
+        raise Malformed("a section has eight fields, or ten")
+    table, operation, slots, keys, cells, offsets, births, unseen, *merging = item
     _bytes_of(table, 8, "table id")
     _int_of(operation, INSERT, DELETE, "operation")
     slots = _ints(slots, 1, 4_000, "column ids")
@@ -331,6 +361,8 @@ def _section_in(item: object, first: int, last: int) -> Section:
         stamps,
         _births_in(births, rows),
         _unseen_in(unseen, rows),
+        _patches_in(merging[0], slots, cells) if merging else {},
+        _counters_in(merging[1], slots) if merging else (),
     )
 
 
@@ -357,6 +389,49 @@ def _births_in(item: object, rows: int) -> list[tuple[bytes, int] | None] | None
         _int_of(birth[1], 1, MAX_SEQ, "sequence number of a birth")
         result.append((names[birth[0]], birth[1]))
     return result
+
+
+def _patches_in(item: object, slots: list[int], cells: list[list[Value]]) -> dict[int, list[Patch | None]]:
+    match item:
+        case [list(names), list(columns)]:
+            pass
+        case _:
+            raise Malformed("patches are a list of writers and a list of columns")
+    for name in names:
+        _bytes_of(name, WRITER_BYTES, "writer of a patched cell")
+    result: dict[int, list[Patch | None]] = {}
+    for column in columns:
+        match column:
+            case [int(slot), list(patches)] if slot in slots and slot not in result:
+                result[slot] = [_patch_in(patch, names) for patch in patches]
+            case _:
+                raise Malformed("a column of patches belongs to a column that the section names, once")
+        values = cells[slots.index(slot)]
+        if len(patches) != len(values) or not any(patches):
+            raise Malformed("a column of patches has a place for each row, and a patch")
+        if any(patch is not None and value is not None for patch, value in zip(patches, values, strict=True)):
+            raise Malformed("a cell holds a patch or a value")
+    return result
+
+
+def _patch_in(item: object, names: list[bytes]) -> Patch | None:
+    match item:
+        case None:
+            return None
+        case [int(kind), int(name), int(seq), bytes(data)]:
+            _int_of(kind, 1, MAX_PATCH_KIND, "kind of a patch")
+            _int_of(name, 0, len(names) - 1, "writer of a patched cell")
+            _int_of(seq, 1, MAX_SEQ, "sequence number of a patched cell")
+            return Patch(kind, names[name], seq, data)
+        case _:
+            raise Malformed("a patch has four fields")
+
+
+def _counters_in(item: object, slots: list[int]) -> tuple[int, ...]:
+    counters = _ints(item, 1, 4_000, "counters")
+    if not set(counters) <= set(slots) or len(set(counters)) != len(counters):
+        raise Malformed("counters are columns that the section names, once each")
+    return tuple(counters)
 
 
 def _unseen_in(item: object, rows: int) -> tuple[int, ...]:
