@@ -20,7 +20,7 @@ from typing import NamedTuple
 from crdtlog import clock, document
 from crdtlog.catalog import Tracked
 from crdtlog.connection import Row, execute_rows, fetch
-from crdtlog.contested import Author, Contested, Work, same, stored_compact
+from crdtlog.contested import Author, Contested, Work, stored_compact
 from crdtlog.document import BIRTH, Version, Write, slots_in
 from crdtlog.entry import DELETE, INSERT, Entry, Section, decode_data
 from crdtlog.errors import EntryRefused, Malformed, TablePaused
@@ -32,7 +32,7 @@ from crdtlog.rows import (
     update_document_sql,
 )
 from crdtlog.state import State
-from crdtlog.values import HASH_BYTES, Key, Value, hash_rows, normal_key
+from crdtlog.values import HASH_BYTES, Key, Value, hash_rows, normal_key, same
 
 
 class CaptureFirst(Exception):

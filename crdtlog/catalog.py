@@ -6,14 +6,14 @@ SQLite from 3.24 on, with no function or extension of ours (rule R1's ground): o
 """
 
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from crdtlog import document
 from crdtlog.clock import SQL_MS_BIAS
 from crdtlog.schema import Column, Table, quote
 
-FORMAT = 1
+FORMAT = 2
 
 _TABLES = """
 CREATE TABLE crdtlog__meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -31,6 +31,12 @@ CREATE TABLE crdtlog__table (
 CREATE TABLE crdtlog__loser (
     tab INTEGER, key, slot INTEGER, writer INTEGER, seq INTEGER, stamp INTEGER, hidden INTEGER, value,
     PRIMARY KEY (tab, key, slot, writer, seq)) WITHOUT ROWID;
+CREATE TABLE crdtlog__merge (
+    tab INTEGER, key, slot INTEGER, writer INTEGER, seq INTEGER, kind INTEGER, state BLOB, versions BLOB, problem TEXT,
+    PRIMARY KEY (tab, key, slot, writer, seq, kind)) WITHOUT ROWID;
+CREATE TABLE crdtlog__kind (
+    tab INTEGER, slot INTEGER, writer INTEGER, seq INTEGER, stamp INTEGER, kind INTEGER,
+    PRIMARY KEY (tab, slot, writer, seq)) WITHOUT ROWID;
 CREATE TABLE crdtlog__column (tab INTEGER, slot INTEGER, name TEXT, PRIMARY KEY (tab, slot)) WITHOUT ROWID;
 CREATE TABLE crdtlog__held (device BLOB, writer INTEGER, seq INTEGER, PRIMARY KEY (device, writer)) WITHOUT ROWID;
 CREATE TABLE crdtlog__address (device BLOB, address TEXT, seen_ms INTEGER, PRIMARY KEY (device, address)) WITHOUT ROWID;
@@ -72,6 +78,14 @@ def create(connection: sqlite3.Connection) -> None:
         if statement.strip():
             connection.execute(statement)
     create_row_status(connection, [])
+
+
+def upgrade(connection: sqlite3.Connection) -> None:
+    """Bring a file of format 1 to today's: it has no merge documents yet. Inside the caller's transaction."""
+    for statement in _TABLES.split(";\n"):
+        if "crdtlog__merge" in statement or "crdtlog__kind" in statement:
+            connection.execute(statement)
+    set_meta(connection, "format", FORMAT)
 
 
 def create_row_status(connection: sqlite3.Connection, tables: "list[Tracked]") -> None:
@@ -128,6 +142,8 @@ class Tracked:
     misfit: str | None = None
     held: str | None = None
     reconcile_ms: int = 0
+    #: the codes of mergeable columns' kinds, by slot
+    kinds: dict[int, int] = field(default_factory=dict)
 
     @property
     def paused(self) -> str | None:
@@ -221,6 +237,10 @@ class Tracked:
     def affinities(self) -> list[str]:
         """The affinity of each of `cells`."""
         return [self.table.affinity(column) for _, column in self.cells]
+
+    def affinity(self, slot: int) -> str:
+        """The affinity of one of `cells`."""
+        return self.affinities[self.cell_slots.index(slot)]
 
     @cached_property
     def key_affinities(self) -> list[str]:
@@ -316,5 +336,5 @@ def drop_beside(connection: sqlite3.Connection, tracked: Tracked) -> None:
     """Remove what `create_beside` made, and the table's losing versions."""
     connection.execute(f"DROP TABLE IF EXISTS {tracked.rows_name}")
     connection.execute(f"DROP TABLE IF EXISTS {tracked.capture_name}")
-    connection.execute("DELETE FROM crdtlog__loser WHERE tab = ?", (tracked.number,))
-    connection.execute("DELETE FROM crdtlog__column WHERE tab = ?", (tracked.number,))
+    for name in ("loser", "merge", "kind", "column"):
+        connection.execute(f"DELETE FROM crdtlog__{name} WHERE tab = ?", (tracked.number,))

@@ -8,21 +8,26 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from crdtlog import clock, document
+from crdtlog import clock, document, merging
 from crdtlog.catalog import Tracked
 from crdtlog.connection import Row, execute_rows
 from crdtlog.document import Compact, Version, Write
-from crdtlog.entry import DELETE, INSERT, UPDATE, Section, encode_data
+from crdtlog.entry import DELETE, INSERT, UPDATE, Patch, Section, encode_data
+from crdtlog.kinds import COUNTER
 from crdtlog.rows import (
     DOCUMENT_COLUMNS,
     Layout,
+    document_key,
     document_values,
     drop_losers,
     insert_document_sql,
     update_document_sql,
 )
 from crdtlog.state import State
-from crdtlog.values import HASH_BYTES, Value, hash_rows
+from crdtlog.values import HASH_BYTES, Key, Value, hash_rows, same
+
+#: How own writes to mergeable cells travel, by (row, slot).
+_Edits = dict[tuple[int, int], merging.OwnEdit]
 
 
 class Batch(NamedTuple):
@@ -54,6 +59,10 @@ class _Columns:
         self.cells = columns[layout.cells]
         documents = columns[layout.cells.stop :] or [(None,) * len(batch.rows)] * len(DOCUMENT_COLUMNS)
         self.writer, self.seq, self.stamp, self.dead, self.losers, self.strata, self.hashes = documents
+
+    def key_of(self, row: int) -> Key:
+        """The key of a row."""
+        return tuple(column[row] for column in self.key)
 
     def compact(self, row: int) -> Compact:
         """The stored document of a row."""
@@ -146,23 +155,34 @@ def _plan_inserts(
     plan: _Plan,
     odd: bool,
 ) -> None:
+    contested = [row for row in rows if columns.losers[row]]
+    begun = _begin_counters(state, tracked, columns, contested, hashes)
     keys = [_pick(column, rows) for column in columns.key]
     cells = [_pick(column, rows) for column in columns.cells]
+    for (row, slot), edit in begun.items():
+        cells[tracked.cell_slots.index(slot)][rows.index(row)] = edit.value
     times = [stamps[row] for row in rows]
-    plan.sections.append(Section(tracked.table_id, INSERT, tuple(tracked.cell_slots), keys, cells, times))
+    counters = tuple(slot for slot, kind in sorted(tracked.kinds.items()) if kind == COUNTER)
+    plan.sections.append(
+        Section(tracked.table_id, INSERT, tuple(tracked.cell_slots), keys, cells, times, counters=counters)
+    )
     picked = hashes if len(rows) == len(hashes) else [hashes[row] for row in rows]
-    contested = [row for row in rows if columns.losers[row]]
 
     def write(dot: Version) -> None:
+        aside: dict[int, int] = {}
         for row in contested:
-            drop_losers(state, tracked, tuple(column[row] for column in columns.key), None, odd=odd)
+            key = columns.key_of(row)
+            drop_losers(state, tracked, key, None, odd=odd)
+            name = document_key(tracked, key)
+            aside[row] = merging.keep_own(state, tracked, name, None, (), (dot.writer, dot.seq))
+        _write_shown(state, tracked, columns, begun, odd)
         bias = clock.to_sql(0)
         execute_rows(
             state.connection,
             insert_document_sql(tracked),
             (
-                (*key, dot.writer, dot.seq, at + bias, 0, 0, None, digest)
-                for *key, at, digest in zip(*keys, times, picked, strict=True)
+                (*key, dot.writer, dot.seq, at + bias, 0, aside.get(row, 0), None, digest)
+                for *key, at, digest, row in zip(*keys, times, picked, rows, strict=True)
             ),
             odd=odd,
         )
@@ -185,14 +205,34 @@ def _plan_updates(
         groups.setdefault(_changed_slots(tracked, columns.hashes[row], hashes[row]), []).append(row)
     position = {slot: index for index, slot in enumerate(tracked.cell_slots)}
     for slots, members in groups.items():
+        edits = _edit(state, tracked, columns, slots, members, stamps, hashes)
         keys = [_pick(column, members) for column in columns.key]
         cells = [_pick(columns.cells[position[slot]], members) for slot in slots]
+        patches: dict[int, list[Patch | None]] = {}
+        for index, slot in enumerate(slots):
+            if slot in tracked.kinds:
+                some = [edits[row, slot] for row in members]
+                cells[index] = [edit.value for edit in some]
+                if any(edit.patch for edit in some):
+                    patches[slot] = [edit.patch for edit in some]
         times = [stamps[row] for row in members]
         births = _births(state, tracked, columns, members)
-        plan.sections.append(Section(tracked.table_id, UPDATE, slots, keys, cells, times, births))
-        bits = document.slots_to_bits(slots)
+        counters = tuple(slot for slot in slots if tracked.kinds.get(slot) == COUNTER)
+        plan.sections.append(
+            Section(
+                tracked.table_id,
+                UPDATE,
+                slots,
+                keys,
+                cells,
+                times,
+                births,
+                patches=patches,
+                counters=counters,
+            )
+        )
         plan.writes.append(
-            _document_updates(state, tracked, columns, members, stamps, hashes, bits, slots, odd)
+            _document_updates(state, tracked, columns, members, stamps, hashes, slots, odd, edits)
         )
 
 
@@ -209,7 +249,7 @@ def _plan_deletes(
     times = [stamps[row] for row in rows]
     births = _births(state, tracked, columns, rows)
     plan.sections.append(Section(tracked.table_id, DELETE, (), keys, [], times, births))
-    plan.writes.append(_document_updates(state, tracked, columns, rows, stamps, None, 1, (), odd))
+    plan.writes.append(_document_updates(state, tracked, columns, rows, stamps, None, (), odd, {}))
 
 
 def _document_updates(
@@ -219,28 +259,92 @@ def _document_updates(
     rows: list[int],
     stamps: dict[int, int],
     hashes: list[bytes] | None,
-    bits: int,
     slots: tuple[int, ...],
     odd: bool,
+    edits: _Edits,
 ) -> Callable[[Version], None]:
     """Writes to documents that exist; `hashes` None means that the rows are gone."""
+    bits = document.slots_to_bits(slots)
 
     def write(dot: Version) -> None:
         merge = _own_merge(state, tracked, dot, bits, hashes is not None)
+        _write_shown(state, tracked, columns, edits, odd)
+        patched = {row for (row, _), edit in edits.items() if edit.patch}
 
         def parameters() -> Iterator[tuple[object, ...]]:
             for row in rows:
                 new = merge(columns.compact(row), stamps[row])
                 losers = columns.losers[row]
-                key: tuple[Value, ...] = tuple(column[row] for column in columns.key)
+                key = columns.key_of(row)
                 if losers:
                     losers = drop_losers(state, tracked, key, slots, dead=hashes is None, odd=odd)
+                if row in patched or columns.losers[row]:
+                    some = [edits[row, slot] for slot in slots if (row, slot) in edits]
+                    name = document_key(tracked, key)
+                    losers += merging.keep_own(state, tracked, name, slots, some, (dot.writer, dot.seq))
                 digest = hashes[row] if hashes is not None else None
                 yield (*document_values(new), losers, new.strata or None, digest, *key)
 
         execute_rows(state.connection, update_document_sql(tracked), parameters(), odd=odd)
 
     return write
+
+
+def _edit(
+    state: State,
+    tracked: Tracked,
+    columns: _Columns,
+    slots: tuple[int, ...],
+    rows: list[int],
+    stamps: dict[int, int],
+    hashes: list[bytes],
+) -> _Edits:
+    """How the rows' mergeable cells travel; `hashes` become those of what then shows."""
+    mergeable = [slot for slot in slots if slot in tracked.kinds]
+    writes = []
+    for row in rows if mergeable else ():
+        key = columns.key_of(row)
+        name = document_key(tracked, key)
+        showing = document.expand(columns.compact(row), mergeable).showing
+        for slot in mergeable:
+            value = columns.cells[tracked.cell_slots.index(slot)][row]
+            writes.append(merging.OwnWrite(row, key, name, slot, showing[slot], value, stamps[row]))
+    edits = merging.edit_own(state, tracked, writes, state.writer.seq + 1) if writes else {}
+    _rehash(state, tracked, edits, hashes)
+    return edits
+
+
+def _begin_counters(
+    state: State, tracked: Tracked, columns: _Columns, rows: list[int], hashes: list[bytes]
+) -> _Edits:
+    """Counters that begin anew where some were before: what was added to those is taken off the first value."""
+    edits = {}
+    for row in rows:
+        docs = merging.load(state, tracked, document_key(tracked, columns.key_of(row)))
+        for slot, added in docs.sums.items():
+            if tracked.kinds.get(slot) == COUNTER:
+                value = columns.cells[tracked.cell_slots.index(slot)][row]
+                edits[row, slot] = merging.OwnEdit(*merging.first_of(state, tracked, slot, value, added))
+    _rehash(state, tracked, edits, hashes)
+    return edits
+
+
+def _rehash(state: State, tracked: Tracked, edits: _Edits, hashes: list[bytes]) -> None:
+    for (row, slot), edit in edits.items():
+        at = tracked.cell_slots.index(slot) * HASH_BYTES
+        (digest,) = hash_rows([(edit.shown,)], 1, state.seed)
+        hashes[row] = hashes[row][:at] + digest + hashes[row][at + HASH_BYTES :]
+
+
+def _write_shown(state: State, tracked: Tracked, columns: _Columns, edits: _Edits, odd: bool) -> None:
+    """Have every row hold what its documents show, where that is not what was written (a sorted set, say)."""
+    for (row, slot), edit in edits.items():
+        index = tracked.cell_slots.index(slot)
+        if not same(columns.cells[index][row], edit.shown):
+            sql = (
+                f"UPDATE main.{tracked.quoted} SET {tracked.cell_names[index]} = ? WHERE {tracked.where_key}"
+            )
+            execute_rows(state.connection, sql, [(edit.shown, *columns.key_of(row))], odd=odd)
 
 
 def _own_merge(

@@ -17,7 +17,7 @@ from crdtlog.document import BIRTH, LIVENESS, Compact, Merged, Version, Write
 from crdtlog.entry import DELETE, INSERT, Section
 from crdtlog.rows import Layout, document_key, document_values
 from crdtlog.state import State
-from crdtlog.values import Key, Value, hash_columns, hash_rows, pack
+from crdtlog.values import Key, Value, hash_columns, hash_rows, same
 
 
 class Author(NamedTuple):
@@ -77,13 +77,6 @@ class Work:
 def stored_compact(stored: Row, strata: bytes | None) -> Compact:
     """A document from its columns (writer, seq, stamp, dead) as stored."""
     return Compact(stored[0], stored[1], clock.from_sql(stored[2]), bool(stored[3]), strata or b"")
-
-
-def same(a: Value, b: Value) -> bool:
-    """Whether two values are the same bit for bit."""
-    if a is None or type(a) is not type(b) or a != b:
-        return a is b
-    return type(a) is not float or pack(a) == pack(b)
 
 
 class Contested:

@@ -177,7 +177,7 @@ class Database:
         for column, kind in (merge or {}).items():
             if column not in {item.name for item in description.columns}:
                 raise schema_column_error(table, column, description)
-            kinds.kind(kind)
+            kinds.code(kind)
         identity = members.table_id(state.database, description.name)
         written_ms = file_time_ms(self.path)
         with state.transaction():

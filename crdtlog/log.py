@@ -259,19 +259,33 @@ class Log:
             self._decoded.popitem(last=False)
         return sections
 
-    def written_values(
+    def written(
         self, number: int, seq: int, table: bytes, key: Key, collations: list[str]
-    ) -> tuple[Key, dict[int, Value]]:
-        """What that entry wrote of one row: the key as spelled there, and slot → value."""
+    ) -> tuple[Section, int]:
+        """Where that entry wrote a row: the section, and the row's place in it."""
         wanted = normal_key(key, collations)
         for section in self.sections(number, seq):
             if section.table != table:
                 continue
             for row in range(section.rows):
-                spelled = section.key(row)
-                if normal_key(spelled, collations) == wanted:
-                    cells = zip(section.slots, section.cells, strict=True)
-                    return spelled, {slot: column[row] for slot, column in cells}
+                if normal_key(section.key(row), collations) == wanted:
+                    return section, row
         raise EntryRefused(
             f"entry {seq} of writer {self.ids[number].hex()[:12]} does not hold the row asked for"
         )
+
+    def written_values(
+        self, number: int, seq: int, table: bytes, key: Key, collations: list[str]
+    ) -> tuple[Key, dict[int, Value]]:
+        """What that entry wrote of one row: the key as spelled there, and slot → value."""
+        section, row = self.written(number, seq, table, key, collations)
+        cells = zip(section.slots, section.cells, strict=True)
+        return section.key(row), {slot: column[row] for slot, column in cells}
+
+    def data_entries_after(self, number: int, seq: int) -> list[tuple[int, int]]:
+        """The dots of all data entries behind that one in the local order, which is causal."""
+        return self._connection.execute(
+            "SELECT writer, seq FROM crdtlog__log WHERE kind = 'data' AND position > "
+            "(SELECT position FROM crdtlog__log WHERE writer = ? AND seq = ?) ORDER BY position",
+            (number, seq),
+        ).fetchall()

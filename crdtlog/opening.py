@@ -47,7 +47,16 @@ def open_state(path: Path, home: Home, *, name: str | None, create: bool) -> Sta
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:
     version = catalog.get_meta(connection, "format")
-    if version != catalog.FORMAT:
+    if version == 1:
+        with translated(path):
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                catalog.upgrade(connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+    elif version != catalog.FORMAT:
         raise Unsupported(
             f"{path} was written by another version of crdtlog (format {version}, this one reads {catalog.FORMAT})",
             "Use the newer program on this device.",

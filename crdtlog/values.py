@@ -87,6 +87,13 @@ def check_column(values: Sequence[object]) -> None:
         raise Malformed("a cell holds NaN, which SQLite cannot store")
 
 
+def same(a: Value, b: Value) -> bool:
+    """Whether two values are the same bit for bit."""
+    if a is None or type(a) is not type(b) or a != b:
+        return a is b
+    return type(a) is not float or pack(a) == pack(b)
+
+
 def has_odd_text(values: Iterable[object]) -> bool:
     """Whether any text is not valid UTF-8 (and so cannot be bound as a plain parameter)."""
     return any(type(value) is str and not is_plain_text(value) for value in values)

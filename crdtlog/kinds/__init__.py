@@ -1,37 +1,156 @@
 """How a column's concurrent writes merge.
 
-A kind is a small interface; `register` is its one case so far. Kinds are named in a table's schema entry, so every
-device merges a column alike.
+`register` keeps versions whole: the latest shows, concurrent ones are conflicts. The other kinds merge: a write of
+theirs is a patch to a document that an earlier write began, and patches that were made apart are put together in any
+order that causality allows. Kinds are named in schema entries, so every device encodes its writes alike; a patch names
+its kind by a code, so every device merges it alike, whatever the column is then.
 """
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
-from crdtlog.errors import Usage
+from crdtlog.errors import Malformed, Usage
+from crdtlog.values import Value
+
+REGISTER, TEXT, JSON, COUNTER, SET = range(5)
+#: The names that `--merge COLUMN=NAME` and schema entries use, and the codes that patches use.
+CODES = {"register": REGISTER, "counter": COUNTER}
+NAMES = {code: name for name, code in CODES.items()}
 
 
-class Kind(Protocol):
-    """One way of merging a column."""
+class Origin(NamedTuple):
+    """Who wrote an entry, and when. Their natural order is the order in which concurrent writes win."""
+
+    stamp: int
+    writer: bytes
+    seq: int
+
+
+class Mergeable(Protocol):
+    """A kind whose concurrent writes become one value: patches to a document, in any causal order."""
 
     @property
     def name(self) -> str:
         """The name that `--merge COLUMN=NAME` and schema entries use."""
         ...
 
+    def start(self, value: Value, origin: Origin) -> bytes | None:
+        """The document that a value begins, alike on every device; None if the value has no mergeable form."""
+        ...
 
-class Register:
-    """A multi-value register: the latest version shows, concurrent ones are kept as conflicts."""
+    def diff(self, state: bytes, value: Value, origin: Origin) -> bytes | None:
+        """The patch that makes a document show a value; None if no patch can say it, b"" if it shows it already."""
+        ...
 
-    name = "register"
+    def merge(self, state: bytes, patch: bytes, origin: Origin) -> bytes:
+        """The document with another's patch in it. Raises `Malformed` for bytes that no honest device writes."""
+        ...
+
+    def show(self, state: bytes) -> Value:
+        """What the column holds."""
+        ...
 
 
-KINDS: dict[str, Kind] = {"register": Register()}
+class Base(NamedTuple):
+    """The write that began a document."""
+
+    value: Value
+    origin: Origin
 
 
-def kind(name: str) -> Kind:
-    """The kind of that name; raises `Usage` for an unknown one."""
+class Edit(NamedTuple):
+    """To make a document show a value. `state` is None while nothing but its base was written."""
+
+    state: bytes | None
+    base: Base
+    value: Value
+    origin: Origin
+
+
+class Edited(NamedTuple):
+    """The patch that does it, the document afterwards, and what it shows. No patch: the value begins a new document."""
+
+    patch: bytes | None
+    state: bytes
+    shown: Value
+
+
+class Merge(NamedTuple):
+    """To put patches into a document, in causal order."""
+
+    state: bytes | None
+    base: Base
+    patches: Sequence[tuple[bytes, Origin]]
+
+
+class Merged(NamedTuple):
+    """The document afterwards, and what it shows."""
+
+    state: bytes
+    shown: Value
+
+
+class Failure(NamedTuple):
+    """Why a document could not be worked on; it alone is set aside."""
+
+    reason: str
+
+
+class Documents(Protocol):
+    """A kind's documents, many at a time."""
+
+    def edit(self, jobs: Sequence[Edit]) -> list[Edited | Failure]:
+        """Make each document show a value."""
+        ...
+
+    def merge(self, jobs: Sequence[Merge]) -> list[Merged | Failure]:
+        """Put patches into each document. Raises `Malformed` for a patch that no honest device writes."""
+        ...
+
+
+class OneByOne:
+    """The documents of a kind that is written in Python."""
+
+    def __init__(self, kind: Mergeable) -> None:
+        self._kind = kind
+
+    def edit(self, jobs: Sequence[Edit]) -> list[Edited | Failure]:
+        """Make each document show a value."""
+        return [self._edit(job) for job in jobs]
+
+    def merge(self, jobs: Sequence[Merge]) -> list[Merged | Failure]:
+        """Put patches into each document. Raises `Malformed` for a patch that no honest device writes."""
+        return [self._merge(job) for job in jobs]
+
+    def _edit(self, job: Edit) -> Edited:
+        kind = self._kind
+        state = job.state if job.state is not None else kind.start(*job.base)
+        patch = None if state is None else kind.diff(state, job.value, job.origin)
+        if state is None or patch is None:
+            return Edited(None, b"", job.value)
+        after = kind.merge(state, patch, job.origin) if patch else state
+        return Edited(patch, after, kind.show(after))
+
+    def _merge(self, job: Merge) -> Merged:
+        kind = self._kind
+        state = job.state if job.state is not None else kind.start(*job.base)
+        if state is None:
+            raise Malformed(f"a patch of kind {kind.name} to a value that has no such form")
+        for patch, origin in job.patches:
+            state = kind.merge(state, patch, origin) if patch else state
+        return Merged(state, kind.show(state))
+
+
+def code(name: str) -> int:
+    """The code of the kind of that name; raises `Usage` for an unknown one."""
     try:
-        return KINDS[name]
+        return CODES[name]
     except KeyError:
         raise Usage(
-            f"there is no merge kind {name!r}", f"Kinds of this version: {', '.join(KINDS)}."
+            f"there is no merge kind {name!r}", f"Kinds of this version: {', '.join(CODES)}."
         ) from None
+
+
+def documents(kind: int) -> Documents:
+    """The documents of a kind other than `register` and `counter`. Raises `Malformed` for a code of no kind."""
+    raise Malformed(f"a patch of a kind that this version does not know ({kind})")

@@ -1,0 +1,354 @@
+"""Merge documents beside rows: which versions of a cell belong to which document, and what they show.
+
+A version of a mergeable cell is a value, or a patch to the document that an earlier value began (its *base*). Nothing
+is stored for a cell that was never patched: its document is its value. Once patched, its state lies in `crdtlog__merge`
+with the dots of its patches that are versions still. Counters of one cell share one sum, kept under the dot (0, 0), and
+their documents are first values.
+
+Invariants:
+ M1  a document's value depends on its base and the set of patches applied to it, not on their order;
+ M2  a document is stored while a version of the cell belongs to it; a later patch to one that is not (its author had
+     not seen what replaced it) builds it anew from the log;
+ M3  one entry patches a cell once, and names a document that its author had seen.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, cast
+
+from crdtlog import kinds
+from crdtlog.catalog import Tracked
+from crdtlog.connection import execute_rows, fetch
+from crdtlog.document import Version
+from crdtlog.entry import Patch
+from crdtlog.errors import EntryRefused, Malformed
+from crdtlog.kinds import COUNTER, Base, Failure, Origin, counter
+from crdtlog.kinds.counter import Sum
+from crdtlog.state import State
+from crdtlog.values import Key, Value, has_odd_text, normal_key, pack, unpack_own
+
+Dot = tuple[int, int]
+_SUM: Dot = (0, 0)
+
+
+class Name(NamedTuple):
+    """A document of a row: its cell, the dot that began it, and the kind of its patches."""
+
+    slot: int
+    writer: int
+    seq: int
+    kind: int
+
+
+@dataclass(slots=True)
+class Doc:
+    """A stored document; `versions` are the dots of its patches that are versions of the cell."""
+
+    state: bytes
+    versions: set[Dot]
+    problem: str | None = None
+
+
+@dataclass(slots=True)
+class RowDocs:
+    """The stored documents of one row, and the sums of its counters by slot."""
+
+    docs: dict[Name, Doc] = field(default_factory=dict)
+    sums: dict[int, Sum] = field(default_factory=dict)
+
+    def of(self, slot: int, dot: Dot) -> Name | None:
+        """The document that a version of a cell patched."""
+        return next((n for n, doc in self.docs.items() if n.slot == slot and dot in doc.versions), None)
+
+    @property
+    def count(self) -> int:
+        """How many things are stored."""
+        return len(self.docs) + len(self.sums)
+
+
+# --- stored -------------------------------------------------------------------------------------------------------
+
+
+def load(state: State, tracked: Tracked, name: Value) -> RowDocs:
+    """The documents beside a row; `name` is its key as `rows.document_key` gives it."""
+    found = RowDocs()
+    for slot, writer, seq, kind, data, versions, problem in state.connection.execute(
+        "SELECT slot, writer, seq, kind, state, versions, problem FROM crdtlog__merge WHERE tab = ? AND key = ?",
+        (tracked.number, name),
+    ):
+        if (writer, seq) == _SUM:
+            found.sums[slot] = counter.decode(data)
+        else:
+            dots = {(w, s) for w, s in unpack_own(versions)}
+            found.docs[Name(slot, writer, seq, kind)] = Doc(data, dots, problem)
+    return found
+
+
+def store(state: State, tracked: Tracked, name: Value, docs: RowDocs) -> int:
+    """Replace the documents beside a row by these; returns how many things are stored."""
+    state.connection.execute("DELETE FROM crdtlog__merge WHERE tab = ? AND key = ?", (tracked.number, name))
+    rows: list[tuple[object, ...]] = [
+        (tracked.number, name, *of, doc.state, pack(sorted(doc.versions)), doc.problem)
+        for of, doc in docs.docs.items()
+    ]
+    rows += [
+        (tracked.number, name, slot, *_SUM, COUNTER, counter.encode(added), None, None)
+        for slot, added in docs.sums.items()
+    ]
+    execute_rows(
+        state.connection, "INSERT INTO crdtlog__merge VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows, odd=False
+    )
+    return len(rows)
+
+
+def as_stored(state: State, affinity: str, value: Value) -> Value:
+    """What a column of that affinity holds after this value was put there: SQLite itself is asked."""
+    if type(value) is int and affinity != "REAL" and affinity != "TEXT":
+        return value
+    if (type(value) is str and affinity == "TEXT") or affinity == "BLOB" or value is None:
+        return value
+    name = f"crdtlog__stored_{affinity.lower()}"
+    state.connection.execute(f"CREATE TEMP TABLE IF NOT EXISTS {name} (v {affinity})")
+    state.connection.execute(f"DELETE FROM temp.{name}")
+    execute_rows(
+        state.connection, f"INSERT INTO temp.{name} VALUES (?)", [(value,)], odd=has_odd_text([value])
+    )
+    rows, _ = fetch(state.connection, f"SELECT v FROM temp.{name}")
+    return cast(Value, rows[0][0])
+
+
+# --- what the log says --------------------------------------------------------------------------------------------
+
+
+def base_of(state: State, tracked: Tracked, key: Key, slot: int, dot: Dot) -> tuple[Base, bool]:
+    """The value that a version wrote into a cell, and whether it began a counter; read from the log.
+
+    Raises `Malformed` if that entry wrote no value there.
+    """
+    section, row = state.log.written(*dot, tracked.table_id, key, tracked.collations)
+    patches = section.patches.get(slot)
+    if slot not in section.slots or (patches is not None and patches[row] is not None):
+        raise Malformed(f"a patch to a cell of {tracked.name} names a write that began no document")
+    value = section.cells[section.slots.index(slot)][row]
+    origin = Origin(section.stamps[row], state.log.ids[dot[0]], dot[1])
+    return Base(value, origin), slot in section.counters
+
+
+def _rebuilt_patches(state: State, tracked: Tracked, key: Key, of: Name) -> list[tuple[bytes, Origin]]:
+    """All patches to a document in the log, in causal order (M2). Cost: the log since the document began."""
+    wanted = normal_key(key, tracked.collations)
+    found = []
+    for number, seq in state.log.data_entries_after(of.writer, of.seq):
+        for section in state.log.sections(number, seq):
+            if section.table != tracked.table_id or of.slot not in section.patches:
+                continue
+            for row, patch in enumerate(section.patches[of.slot]):
+                if patch is None or _name(state, of.slot, patch) != of:
+                    continue
+                if normal_key(section.key(row), tracked.collations) == wanted:
+                    origin = Origin(section.stamps[row], state.log.ids[number], seq)
+                    found.append((patch.data, origin))
+    return found
+
+
+def _name(state: State, slot: int, patch: Patch) -> Name:
+    writer = state.log.writers.get(patch.writer)
+    if writer is None:
+        raise EntryRefused("a patch names a write that is not held")
+    return Name(slot, writer.number, patch.seq, patch.kind)
+
+
+# --- own writes ---------------------------------------------------------------------------------------------------
+
+
+class OwnWrite(NamedTuple):
+    """A row's cell that was written here, and the version it replaces."""
+
+    row: int
+    key: Key
+    name: Value
+    slot: int
+    before: Version
+    value: Value
+    stamp: int
+
+
+@dataclass(slots=True)
+class OwnEdit:
+    """How it travels: a patch, or a value that begins a document. `shown` is what the cell holds from now on."""
+
+    value: Value
+    shown: Value
+    patch: Patch | None = None
+    of: Name | None = None
+    state: bytes = b""
+    added: Sum | None = None
+
+
+def edit_own(
+    state: State, tracked: Tracked, writes: Sequence[OwnWrite], seq: int
+) -> dict[tuple[int, int], OwnEdit]:
+    """Encode own writes to mergeable cells, by (row, slot); `seq` is that of the entry to come."""
+    result: dict[tuple[int, int], OwnEdit] = {}
+    jobs: dict[int, list[tuple[OwnWrite, Name, kinds.Edit]]] = {}
+    for write in writes:
+        kind = tracked.kinds[write.slot]
+        docs = load(state, tracked, write.name)
+        if kind == COUNTER:
+            result[write.row, write.slot] = _edit_counter(state, tracked, write, docs)
+            continue
+        begun = _begun(state, tracked, write, docs, kind)
+        if begun is None:
+            result[write.row, write.slot] = OwnEdit(write.value, write.value)
+            continue
+        of, base = begun
+        origin = Origin(write.stamp, state.writer.id, seq)
+        before = docs.docs[of].state if of in docs.docs else None
+        jobs.setdefault(kind, []).append((write, of, kinds.Edit(before, base, write.value, origin)))
+    for kind, some in jobs.items():
+        done = kinds.documents(kind).edit([job for _, _, job in some])
+        for (write, of, _), edited in zip(some, done, strict=True):
+            edit = OwnEdit(write.value, write.value)
+            if isinstance(edited, kinds.Edited) and edited.patch is not None:
+                patch = Patch(kind, state.log.ids[of.writer], of.seq, edited.patch)
+                shown = as_stored(state, tracked.affinity(write.slot), edited.shown)
+                edit = OwnEdit(None, shown, patch, of, edited.state)
+            result[write.row, write.slot] = edit
+    return result
+
+
+def _begun(
+    state: State, tracked: Tracked, write: OwnWrite, docs: RowDocs, kind: int
+) -> tuple[Name, Base] | None:
+    """The document that a cell's version belongs to, and its base; None if a new one must begin."""
+    dot = (write.before.writer, write.before.seq)
+    of = docs.of(write.slot, dot)
+    if of is not None:
+        if of.kind != kind or docs.docs[of].problem is not None:
+            return None
+        return of, Base(None, Origin(0, state.log.ids[of.writer], of.seq))
+    base, _ = base_of(state, tracked, write.key, write.slot, dot)
+    return Name(write.slot, *dot, kind), base
+
+
+def _edit_counter(state: State, tracked: Tracked, write: OwnWrite, docs: RowDocs) -> OwnEdit:
+    dot = (write.before.writer, write.before.seq)
+    of = docs.of(write.slot, dot)
+    added = docs.sums.get(write.slot, counter.ZERO)
+    if of is not None and of.kind == COUNTER:
+        first = unpack_own(docs.docs[of].state)
+    elif of is not None:
+        return _fresh_counter(state, tracked, write, added)
+    else:
+        base, _ = base_of(state, tracked, write.key, write.slot, dot)
+        first, of = base.value, Name(write.slot, *dot, COUNTER)
+    patch = counter.difference(first, added, write.value)
+    if patch is None:
+        return _fresh_counter(state, tracked, write, added)
+    after = counter.add(added, counter.decode(patch))
+    shown = as_stored(state, tracked.affinity(write.slot), counter.shown(first, after))
+    named = Patch(COUNTER, state.log.ids[of.writer], of.seq, patch)
+    return OwnEdit(None, shown, named, of, pack(first), after)
+
+
+def _fresh_counter(state: State, tracked: Tracked, write: OwnWrite, added: Sum) -> OwnEdit:
+    first, shown = first_of(state, tracked, write.slot, write.value, added)
+    return OwnEdit(first, shown)
+
+
+def first_of(state: State, tracked: Tracked, slot: int, value: Value, added: Sum) -> tuple[Value, Value]:
+    """The first value that travels when a counter begins anew at `value`, and what then shows."""
+    affinity = tracked.affinity(slot)
+    first = as_stored(state, affinity, counter.first_value(value, added))
+    return first, as_stored(state, affinity, counter.shown(first, added))
+
+
+def keep_own(
+    state: State,
+    tracked: Tracked,
+    name: Value,
+    slots: Iterable[int] | None,
+    edits: Iterable[OwnEdit],
+    dot: Dot,
+) -> int:
+    """Store what an own write leaves: it has seen everything in its slots (None: all), so only its documents stay."""
+    docs = load(state, tracked, name)
+    gone = None if slots is None else set(slots)
+    docs.docs = {of: doc for of, doc in docs.docs.items() if gone is not None and of.slot not in gone}
+    for edit in edits:
+        if edit.of is not None:
+            docs.docs[edit.of] = Doc(edit.state, {dot})
+            if edit.added is not None:
+                docs.sums[edit.of.slot] = edit.added
+    return store(state, tracked, name, docs)
+
+
+# --- others' writes -----------------------------------------------------------------------------------------------
+
+
+class OtherPatch(NamedTuple):
+    """A patch that an entry holds for one cell, and who wrote it."""
+
+    key: Key
+    docs: RowDocs
+    slot: int
+    patch: Patch
+    origin: Origin
+    #: whether its author had seen the write that began the document
+    seen: bool
+    #: the versions of the cell before it
+    live: set[Dot]
+
+
+class Patched(NamedTuple):
+    """A document after a patch: its state and what it shows; a failure leaves both as they were."""
+
+    of: Name
+    state: bytes
+    shown: Value
+    problem: str | None = None
+
+
+def merge_others(state: State, tracked: Tracked, patches: Sequence[OtherPatch]) -> list[Patched]:
+    """Put others' patches into their documents (counters excepted); stores nothing."""
+    result: dict[int, Patched] = {}
+    jobs: dict[int, list[tuple[int, Name, kinds.Merge]]] = {}
+    for index, item in enumerate(patches):
+        of = named(state, tracked, item)
+        stored = item.docs.docs.get(of)
+        if stored is not None and stored.problem is not None:
+            result[index] = Patched(of, stored.state, None, stored.problem)
+            continue
+        todo = [(item.patch.data, item.origin)]
+        if stored is not None:
+            job = kinds.Merge(stored.state, Base(None, item.origin), todo)
+        else:
+            base, _ = base_of(state, tracked, item.key, item.slot, (of.writer, of.seq))
+            if (of.writer, of.seq) not in item.live:
+                todo = _rebuilt_patches(state, tracked, item.key, of) + todo
+            job = kinds.Merge(None, base, todo)
+        jobs.setdefault(of.kind, []).append((index, of, job))
+    for kind, some in jobs.items():
+        done = kinds.documents(kind).merge([job for _, _, job in some])
+        for (index, of, job), merged in zip(some, done, strict=True):
+            if isinstance(merged, Failure):
+                result[index] = Patched(of, job.state or b"", None, merged.reason)
+            else:
+                shown = as_stored(state, tracked.affinity(of.slot), merged.shown)
+                result[index] = Patched(of, merged.state, shown)
+    return [result[index] for index in range(len(patches))]
+
+
+def named(state: State, tracked: Tracked, item: OtherPatch) -> Name:
+    """The document that a patch names (M3)."""
+    if not item.seen:
+        raise EntryRefused(f"a patch to a cell of {tracked.name} names a write that its author had not seen")
+    return _name(state, item.slot, item.patch)
+
+
+def show(state: State, tracked: Tracked, of: Name, doc: Doc, key: Key) -> Value:
+    """What a stored document shows."""
+    (merged,) = kinds.documents(of.kind).merge([kinds.Merge(doc.state, Base(None, Origin(0, b"", 0)), ())])
+    if isinstance(merged, Failure):
+        raise EntryRefused(f"a cell of {tracked.name} cannot be shown: {merged.reason}")
+    return as_stored(state, tracked.affinity(of.slot), merged.shown)
