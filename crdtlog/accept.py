@@ -138,6 +138,6 @@ def _effect(state: State, item: Entry, hash_: bytes) -> tuple[int, str]:
         case "member":
             return 0, members.apply_member(state, item.payload(), item, hash_)
         case "schema":
-            return 0, members.apply_schema(state, item.payload())
+            return 0, members.apply_schema(state, item)
         case _:
             return 0, item.kind

@@ -17,12 +17,12 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from crdtlog import clock, document
+from crdtlog import clock, document, merging
 from crdtlog.catalog import Tracked
 from crdtlog.connection import Row, execute_rows, fetch
 from crdtlog.contested import Author, Contested, Work, stored_compact
 from crdtlog.document import BIRTH, Version, Write, slots_in
-from crdtlog.entry import DELETE, INSERT, Entry, Section, decode_data
+from crdtlog.entry import DELETE, INSERT, UPDATE, Entry, Section, decode_data
 from crdtlog.errors import EntryRefused, Malformed, TablePaused
 from crdtlog.rows import (
     document_key,
@@ -102,6 +102,8 @@ def _check_section(state: State, section: Section) -> Tracked:
         raise Malformed(f"an entry names columns that {tracked.name} does not have")
     if section.operation == INSERT and set(section.slots) != set(tracked.cell_slots):
         raise Malformed(f"an insert into {tracked.name} must name every column")
+    if section.operation != UPDATE and section.patches:
+        raise Malformed(f"an insert into {tracked.name} holds a patch")
     return tracked
 
 
@@ -292,7 +294,7 @@ class _Applier(Work):
                 missing += not present
                 continue
             step = None
-            if not losers:
+            if not losers and not self.is_patched(index):
                 step = known.get(name)
                 if step is None:
                     step = known[name] = self._step(name)
@@ -313,9 +315,18 @@ class _Applier(Work):
             changed.append((*step.compact, len(step.losers), step.strata, digest, *key))
         if unseen:
             raise CaptureFirst(self.tracked, unseen, self.odd, missing)
-        changed += [Contested(self, index, row).settle() for index, row in contested]
+        changed += self._settle(contested)
         if changed:
             execute_rows(self.connection, update_document_sql(self.tracked), changed, odd=self.odd)
+
+    def _settle(self, contested: list[tuple[int, Row]]) -> list[tuple[object, ...]]:
+        """Merge into the rows that need care; patches of all of them go into their documents together."""
+        rows = [Contested(self, index, row) for index, row in contested]
+        owners = [(row, item) for row in rows for item in row.patches()]
+        done = merging.merge_others(self.state, self.tracked, [item for _, item in owners])
+        for (row, _), patched in zip(owners, done, strict=True):
+            row.take(patched)
+        return [row.settle() for row in rows]
 
     def _step(self, name: Row) -> "_Step":
         """What the section's write does to a document without losing versions: (w, s, at, dead, strata, stamp)."""

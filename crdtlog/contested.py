@@ -10,14 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from crdtlog import clock, document
+from crdtlog import clock, document, merging
 from crdtlog.catalog import Tracked
 from crdtlog.connection import Row, fetch
 from crdtlog.document import BIRTH, LIVENESS, Compact, Merged, Version, Write
 from crdtlog.entry import DELETE, INSERT, Section
+from crdtlog.kinds import COUNTER, Origin, counter
+from crdtlog.merging import Doc, Name, OtherPatch, Patched
 from crdtlog.rows import Layout, document_key, document_values
 from crdtlog.state import State
-from crdtlog.values import Key, Value, hash_columns, hash_rows, same
+from crdtlog.values import Key, Value, hash_columns, hash_rows, pack, same, unpack_own
 
 
 class Author(NamedTuple):
@@ -61,9 +63,18 @@ class Work:
         self.every = document.slots_to_bits(tracked.slots)
 
     def written(self, row: int) -> dict[int, Value]:
-        """Slot → value, as the entry wrote it."""
+        """Slot → value, as the entry wrote it; patched cells are left out."""
         section = self.section
-        return {slot: column[row] for slot, column in zip(section.slots, section.cells, strict=True)}
+        patched = {slot for slot, column in section.patches.items() if column[row] is not None}
+        return {
+            slot: column[row]
+            for slot, column in zip(section.slots, section.cells, strict=True)
+            if slot not in patched
+        }
+
+    def is_patched(self, row: int) -> bool:
+        """Whether the entry patches a document of that row."""
+        return any(column[row] is not None for column in self.section.patches.values())
 
     def keep(self, key: Key, slot: int, version: Version, value: Value, hidden: bool) -> None:
         """Keep a losing version beside its row."""
@@ -80,7 +91,10 @@ def stored_compact(stored: Row, strata: bytes | None) -> Compact:
 
 
 class Contested:
-    """A row with losing versions, or one that dies unseen or comes back: its values are gathered one by one."""
+    """A row with losing versions or merge documents, or one that dies unseen or comes back.
+
+    Its values are gathered one by one.
+    """
 
     def __init__(self, applier: Work, index: int, row: Row) -> None:
         layout = applier.layout
@@ -93,24 +107,103 @@ class Contested:
         self.compact = stored_compact(row[layout.cells.stop : layout.cells.stop + 4], row[-2])
         self.doc = document_key(applier.tracked, self.key)
         self.values: dict[tuple[int, int, int], Value] = {}
+        self.shown: dict[Name, Value] = {}
         self.stamp = applier.section.stamps[index]
+        self.docs = merging.load(self.state, self.tracked, self.doc) if row[-3] else merging.RowDocs()
+        self.had_docs = self.docs.count > 0
+        losing = self._load_losers()
+        self.before = document.expand(self.compact, self.tracked.slots, losing)
+        self.after = document.expand(self.compact, self.tracked.slots, losing)
+        self.version = Version(self.stamp, applier.author.writer, applier.author.seq)
+
+    def patches(self) -> list[OtherPatch]:
+        """The patches that the entry holds for this row's documents; a counter's needs nothing but its sum."""
+        found = []
+        covered = self.applier.author.covered
+        for slot, column in self.applier.section.patches.items():
+            patch = column[self.index]
+            if patch is None:
+                continue
+            writer = self.state.log.writers.get(patch.writer)
+            seen = writer is not None and covered(Version(0, writer.number, patch.seq))
+            origin = Origin(self.stamp, self.state.log.ids[self.version.writer], self.version.seq)
+            live = {(v.writer, v.seq) for v in self._versions(self.before, slot)}
+            item = OtherPatch(self.key, self.docs, slot, patch, origin, seen, live)
+            if patch.kind == COUNTER:
+                self._count(item)
+            else:
+                found.append(item)
+        return found
+
+    def take(self, patched: Patched) -> None:
+        """Have a patched document among the row's."""
+        name = patched.of
+        doc = self.docs.docs.setdefault(name, Doc(patched.state, set()))
+        doc.state, doc.problem = patched.state, patched.problem
+        doc.versions.add((self.version.writer, self.version.seq))
+        if patched.problem is None:
+            self.shown[name] = patched.shown
+
+    def _count(self, item: OtherPatch) -> None:
+        """Add a counter's change to its cell's sum."""
+        name = merging.named(self.state, self.tracked, item)
+        if name not in self.docs.docs:
+            base, _ = merging.base_of(self.state, self.tracked, self.key, name.slot, (name.writer, name.seq))
+            self.docs.docs[name] = Doc(pack(base.value), set())
+        self.docs.docs[name].versions.add((self.version.writer, self.version.seq))
+        before = self.docs.sums.get(name.slot, counter.ZERO)
+        self.docs.sums[name.slot] = counter.add(before, counter.decode(item.patch.data))
 
     def settle(self) -> tuple[object, ...]:
         """Merge the write; returns the parameters that update its document."""
-        losing = self._load_losers()
-        slots = self.tracked.slots
-        before = document.expand(self.compact, slots, losing)
-        after = document.expand(self.compact, slots, losing)
         author = self.applier.author
-        write = Write(Version(self.stamp, author.writer, author.seq), self.applier.bits, self.applier.alive)
-        merged = document.merge(after, write, author.covered, self.applier.rank)
+        write = Write(self.version, self.applier.bits, self.applier.alive)
+        self._remember_showing()
+        merged = document.merge(self.after, write, author.covered, self.applier.rank)
         for slot, value in self.applier.written(self.index).items():
             self.values[slot, author.writer, author.seq] = value
-        self._remember_showing(before)
-        shown = {slot: self._value(slot, after.showing[slot]) for slot in self.tracked.cell_slots}
+        self._count_anew()
+        shown = {slot: self._value(slot, self.after.showing[slot]) for slot in self.tracked.cell_slots}
         hashes = self._write_row(merged, shown)
-        losers = self._write_losers(after, merged, shown)
+        losers = self._write_losers(merged, shown) + self._write_docs()
         return (*document_values(merged.compact), losers, merged.compact.strata or None, hashes, *self.key)
+
+    @staticmethod
+    def _versions(of: document.Document, slot: int) -> set[Version]:
+        return {of.showing[slot], *of.losing.get(slot, ())}
+
+    def _count_anew(self) -> None:
+        """What the versions of a cell with a counter's sum show."""
+        author = (self.version.writer, self.version.seq)
+        for slot, added in self.docs.sums.items():
+            for version in self._versions(self.after, slot):
+                dot = (version.writer, version.seq)
+                name = self.docs.of(slot, dot)
+                if name is not None and name.kind != COUNTER:
+                    continue
+                if name is not None:
+                    first, is_counter = unpack_own(self.docs.docs[name].state), True
+                elif dot == author:
+                    first, is_counter = self.values[slot, *dot], slot in self.applier.section.counters
+                else:
+                    base, is_counter = merging.base_of(self.state, self.tracked, self.key, slot, dot)
+                    first = base.value
+                if is_counter:
+                    value = counter.shown(first, added)
+                    self.values[slot, *dot] = merging.as_stored(
+                        self.state, self.tracked.affinity(slot), value
+                    )
+
+    def _write_docs(self) -> int:
+        """Store the documents that versions of their cells belong to (M2), and sums."""
+        kept = merging.RowDocs(sums=self.docs.sums)
+        for name, doc in self.docs.docs.items():
+            doc.versions &= {(v.writer, v.seq) for v in self._versions(self.after, name.slot)}
+            if doc.versions:
+                kept.docs[name] = doc
+        if not kept.count and not self.had_docs:
+            return 0
+        return merging.store(self.state, self.tracked, self.doc, kept)
 
     def _load_losers(self) -> dict[int, set[Version]]:
         rows, odd = fetch(
@@ -125,17 +218,20 @@ class Contested:
             self.values[slot, writer, seq] = value
         return losing
 
-    def _remember_showing(self, before: document.Document) -> None:
+    def _remember_showing(self) -> None:
         if self.cells is None:
             return
         for (slot, _), value in zip(self.tracked.cells, self.cells, strict=True):
-            version = before.showing[slot]
+            version = self.before.showing[slot]
             self.values[slot, version.writer, version.seq] = value
 
     def _value(self, slot: int, version: Version) -> Value:
-        """A version's value: from the row, from beside it, from the entry at hand, or from the log by its dot."""
+        """A version's value: of its document, or from the row, from beside it, from the entry, or from the log."""
         if slot == BIRTH:
             return None
+        of = self.docs.of(slot, (version.writer, version.seq))
+        if of is not None and of.kind != COUNTER:
+            return self._shown(of)
         name = (slot, version.writer, version.seq)
         if name not in self.values:
             _, written = self.state.log.written_values(
@@ -146,6 +242,20 @@ class Contested:
             if any(isinstance(value, str) for value in written.values()):
                 self.applier.odd = True
         return self.values[name]
+
+    def _shown(self, of: Name) -> Value:
+        """What a document shows: alike for all of its versions, so that any whose value is known tells."""
+        if of not in self.shown:
+            doc = self.docs.docs[of]
+            known = [self.values[of.slot, *dot] for dot in doc.versions if (of.slot, *dot) in self.values]
+            if known:
+                self.shown[of] = known[0]
+            elif doc.problem is not None:
+                base, _ = merging.base_of(self.state, self.tracked, self.key, of.slot, (of.writer, of.seq))
+                self.shown[of] = base.value
+            else:
+                self.shown[of] = merging.show(self.state, self.tracked, of, doc)
+        return self.shown[of]
 
     def _write_row(self, merged: Merged, shown: dict[int, Value]) -> bytes | None:
         out, key = self.applier.out, self.key
@@ -166,15 +276,20 @@ class Contested:
                 out.updates.setdefault(changed, []).append((*(shown[slot] for slot in changed), *key))
         return hash_rows([(value,) for value in values], 1, self.state.seed)[0]
 
-    def _write_losers(self, after: document.Document, merged: Merged, shown: dict[int, Value]) -> int:
+    def _write_losers(self, merged: Merged, shown: dict[int, Value]) -> int:
         self.state.connection.execute(
             "DELETE FROM crdtlog__loser WHERE tab = ? AND key = ?", (self.tracked.number, self.doc)
         )
         count = 0
-        for slot, versions in after.losing.items():
-            for version in versions:
+        for slot, versions in self.after.losing.items():
+            listed: set[Name] = set()
+            for version in sorted(versions, key=self.applier.rank, reverse=True):
                 value = self._value(slot, version)
                 hidden = slot == BIRTH or not merged.alive or same(value, shown[slot])
+                of = self.docs.of(slot, (version.writer, version.seq))
+                if of is not None:
+                    hidden = hidden or of in listed
+                    listed.add(of)
                 self.applier.keep(self.key, slot, version, value, hidden)
                 count += 1
         for version in merged.unseen_alive:

@@ -30,7 +30,7 @@ from crdtlog.clock import stamp_ms
 from crdtlog.connection import escaping_text, translate
 from crdtlog.device import Device, Home
 from crdtlog.drain import Drained, Drainer
-from crdtlog.errors import CrdtlogError, EntryRefused
+from crdtlog.errors import EntryRefused, NoSuchTable, Usage
 from crdtlog.log import Batch
 from crdtlog.membership import Newcomer
 from crdtlog.opening import file_time_ms, join_state, new_writer, open_state
@@ -170,14 +170,12 @@ class Database:
         """Begin to replicate a table, with the rows it has; False if it was tracked already.
 
         If it was and that was interrupted, the rest of its rows are taken in now.
-        `merge` gives columns another kind than `register`. Raises `NoSuchTable`, `Untrackable`, `Usage`.
+        `merge` gives columns another kind than they have (`register` at first), also in a table that is tracked.
+        Raises `NoSuchTable`, `Untrackable`, `Usage`.
         """
         state = self._state
         description = schema.read_table(state.connection, table)
-        for column, kind in (merge or {}).items():
-            if column not in {item.name for item in description.columns}:
-                raise schema_column_error(table, column, description)
-            kinds.code(kind)
+        chosen = _chosen_kinds(description, merge or {})
         identity = members.table_id(state.database, description.name)
         written_ms = file_time_ms(self.path)
         with state.transaction():
@@ -186,14 +184,33 @@ class Database:
                 members.add_table(state, identity, description, reconcile_ms=written_ms)
                 record = members.encode_track(identity, description)
                 state.append_own("schema", record, summary=f"{description.name}: tracked")
+                self._choose(identity, chosen)
             elif known.held is not None and members.waits_for_consent(known.held):
                 state.hold(known, None)
                 state.bump()
                 return True
-            elif known.waiting != "unfinished":
-                return False
+            else:
+                self._choose(identity, chosen)
+                if known.waiting != "unfinished":
+                    return False
         self._take_in(description.name, progress)
         return known is None
+
+    def _choose(self, identity: bytes, chosen: Mapping[str, str]) -> None:
+        """Give columns kinds, where they have others, as a schema entry; inside a transaction."""
+        state, tracked = self._state, self._state.tables[identity]
+        slots = {column.name: slot for slot, column in tracked.cells}
+        new = {
+            column: kind
+            for column, kind in chosen.items()
+            if tracked.kinds.get(slots[column], kinds.REGISTER) != kinds.code(kind)
+        }
+        if new:
+            state.append_own(
+                "schema", members.encode_merge(identity, new), summary=members.describe_kinds(tracked, new)
+            )
+            own = state.writer
+            members.set_kinds(state, tracked, new, (own.id, own.seq, own.last_stamp), None)
 
     def _take_in(self, table: str, progress: Progress) -> None:
         total = self._state.connection.execute(f"SELECT count(*) FROM {schema.quote(table)}").fetchone()[0]
@@ -450,12 +467,21 @@ class Database:
         return check.verify(self._state, progress)
 
 
-def schema_column_error(table: str, column: str, description: schema.Table) -> CrdtlogError:
-    """The error for a column that a table does not have."""
-    from crdtlog.errors import NoSuchTable
-
-    known = ", ".join(item.name for item in description.columns)
-    return NoSuchTable(f"table {table} has no column {column!r}", f"Its columns: {known}.")
+def _chosen_kinds(table: schema.Table, merge: Mapping[str, str]) -> dict[str, str]:
+    """The kinds that somebody asks for, by columns' own names. Raises `NoSuchTable`, `Usage`."""
+    columns = {column.name.lower(): column for column in table.columns}
+    chosen = {}
+    for name, kind in merge.items():
+        column = columns.get(name.lower())
+        if column is None:
+            known = ", ".join(item.name for item in table.columns)
+            raise NoSuchTable(f"table {table.name} has no column {name!r}", f"Its columns: {known}.")
+        if column.key or column.generated is not None:
+            what = "part of the key" if column.key else "generated"
+            raise Usage(f"column {column.name} of {table.name} is {what}, so that it cannot merge")
+        kinds.check_affinity(kind, table.affinity(column), f"column {column.name} of {table.name}")
+        chosen[column.name] = kind
+    return chosen
 
 
 def open_database(

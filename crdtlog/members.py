@@ -5,9 +5,10 @@ The rules are in `membership` and `schema`; here they meet SQLite, inside the ca
 
 import hashlib
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import replace
 
-from crdtlog import capture, catalog, membership, schema
+from crdtlog import capture, catalog, clock, kinds, membership, schema
 from crdtlog.catalog import Tracked
 from crdtlog.certificate import belongs_to
 from crdtlog.entry import Entry
@@ -130,10 +131,12 @@ def encode_track(identity: bytes, table: Table) -> bytes:
     return pack(["track", identity, schema.to_wire(table), []])
 
 
-def apply_schema(state: State, raw: bytes) -> str:
+def apply_schema(state: State, item: Entry) -> str:
     """Put a received schema entry into effect; returns a line for people."""
-    parts = unpack(raw)
+    parts = unpack(item.payload())
     match parts:
+        case ["merge", bytes(identity), list(pairs)] if len(identity) == 8:
+            return _apply_merge(state, identity, pairs, item)
         case ["track", bytes(identity), wire, []] if len(identity) == 8:
             table = schema.from_wire(wire)
         case _:
@@ -148,6 +151,78 @@ def apply_schema(state: State, raw: bytes) -> str:
             state.hold(known, f"another device tracks it with another schema: {problem}")
             state.bump()
     return f"{table.name}: tracked"
+
+
+def encode_merge(identity: bytes, chosen: Mapping[str, str]) -> bytes:
+    """The payload of the schema entry that gives columns other kinds."""
+    return pack(["merge", identity, sorted(chosen.items())])
+
+
+def _apply_merge(state: State, identity: bytes, pairs: list[object], item: Entry) -> str:
+    tracked = state.tables.get(identity)
+    if tracked is None:
+        raise EntryRefused("a schema entry about a table that is not tracked")
+    chosen: dict[str, str] = {}
+    for pair in pairs:
+        match pair:
+            case [str(column), str(kind)]:
+                chosen[column] = kind
+            case _:
+                raise Malformed("a schema entry gives columns kinds")
+    known = {column.name for _, column in tracked.cells}
+    if not chosen or not set(chosen) <= known or not set(chosen.values()) <= set(kinds.CODES):
+        raise Malformed(
+            "a schema entry gives a column that is not there, or a kind that this version does not know"
+        )
+    seen = {**state.log.writer(item.writer).context, **{n.writer: n.seq for n in item.context}}
+    seen[item.writer] = item.seq - 1
+    set_kinds(state, tracked, chosen, (item.writer, item.seq, item.last_stamp), seen)
+    return describe_kinds(tracked, chosen)
+
+
+def describe_kinds(tracked: Tracked, chosen: Mapping[str, str]) -> str:
+    """A line for people."""
+    return f"{tracked.name}: " + ", ".join(f"{column} merges as {kind}" for column, kind in chosen.items())
+
+
+def set_kinds(
+    state: State,
+    tracked: Tracked,
+    chosen: Mapping[str, str],
+    dot: tuple[bytes, int, int],
+    seen: Mapping[bytes, int] | None,
+) -> None:
+    """Give columns kinds, by an entry of that (writer, sequence, stamp).
+
+    A column's kind is a register: what the author had seen (`seen`; None: everything) is replaced, and of concurrent
+    choices the latest counts. It only tells how local writes are encoded, so nothing is rewritten.
+    """
+    writer, seq, stamp = dot
+    slots = {column.name: slot for slot, column in tracked.cells}
+    connection = state.connection
+    for column, kind in chosen.items():
+        slot = slots[column]
+        versions = connection.execute(
+            "SELECT writer, seq FROM crdtlog__kind WHERE tab = ? AND slot = ?", (tracked.number, slot)
+        ).fetchall()
+        for number, at in versions:
+            if seen is None or seen.get(state.log.ids[number], 0) >= at:
+                connection.execute(
+                    "DELETE FROM crdtlog__kind WHERE tab = ? AND slot = ? AND writer = ? AND seq = ?",
+                    (tracked.number, slot, number, at),
+                )
+        connection.execute(
+            "INSERT INTO crdtlog__kind VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                tracked.number,
+                slot,
+                state.log.writer(writer).number,
+                seq,
+                clock.to_sql(stamp),
+                kinds.CODES[kind],
+            ),
+        )
+    state.bump()
 
 
 def add_table(

@@ -346,7 +346,7 @@ def named(state: State, tracked: Tracked, item: OtherPatch) -> Name:
     return _name(state, item.slot, item.patch)
 
 
-def show(state: State, tracked: Tracked, of: Name, doc: Doc, key: Key) -> Value:
+def show(state: State, tracked: Tracked, of: Name, doc: Doc) -> Value:
     """What a stored document shows."""
     (merged,) = kinds.documents(of.kind).merge([kinds.Merge(doc.state, Base(None, Origin(0, b"", 0)), ())])
     if isinstance(merged, Failure):

@@ -20,6 +20,7 @@ from crdtlog.device import Device
 from crdtlog.document import Rank, rank_by
 from crdtlog.entry import Entry, Signed
 from crdtlog.errors import CrdtlogError, NoSuchTable, Untrackable
+from crdtlog.kinds import REGISTER
 from crdtlog.log import Log, Writer
 from crdtlog.schema import Places, difference, from_wire, read_table
 from crdtlog.values import unpack
@@ -100,7 +101,22 @@ class State:
             self.tables[table_id] = Tracked(number, table_id, table, misfit, held, reconcile_ms)
         self._generation = catalog.get_meta(self.connection, "generation")
         self.log.load()
+        self._load_kinds()
         self._position = self.log.position()
+
+    def _load_kinds(self) -> None:
+        """The kinds of columns: of choices that were made apart, the latest counts on every device."""
+        by_number = {tracked.number: tracked for tracked in self.tables.values()}
+        rows = self.connection.execute(
+            "SELECT tab, slot, writer, seq, stamp, kind FROM crdtlog__kind"
+        ).fetchall()
+        for number, slot, _, _, _, kind in sorted(
+            rows, key=lambda row: (row[4], self.log.ids[row[2]], row[3])
+        ):
+            kinds = by_number[number].kinds
+            kinds[slot] = kind
+            if kind == REGISTER:
+                del kinds[slot]
 
     def bump(self) -> None:
         """Tell every process that the set of tables, devices or their condition changed."""

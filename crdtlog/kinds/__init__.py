@@ -151,6 +151,25 @@ def code(name: str) -> int:
         ) from None
 
 
+#: Affinities of columns that hold every value of a kind as it is.
+_AFFINITIES = {
+    REGISTER: ("TEXT", "BLOB", "INTEGER", "REAL", "NUMERIC"),
+    TEXT: ("TEXT", "BLOB"),
+    JSON: ("TEXT", "BLOB", "NUMERIC"),
+    COUNTER: ("INTEGER", "REAL", "NUMERIC", "BLOB"),
+    SET: ("TEXT", "BLOB", "NUMERIC"),
+}
+
+
+def check_affinity(name: str, affinity: str, what: str) -> None:
+    """Require that a column can hold a kind's values. Raises `Usage`, also for an unknown kind."""
+    if affinity not in _AFFINITIES[code(name)]:
+        needed = "numbers" if code(name) == COUNTER else "text"
+        raise Usage(
+            f"{what} cannot be a {name}: its type keeps no {needed} as they are", "Choose another kind."
+        )
+
+
 def documents(kind: int) -> Documents:
     """The documents of a kind other than `register` and `counter`. Raises `Malformed` for a code of no kind."""
     raise Malformed(f"a patch of a kind that this version does not know ({kind})")
