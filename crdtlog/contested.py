@@ -119,21 +119,23 @@ class Contested:
     def patches(self) -> list[OtherPatch]:
         """The patches that the entry holds for this row's documents; a counter's needs nothing but its sum."""
         found = []
-        covered = self.applier.author.covered
         for slot, column in self.applier.section.patches.items():
             patch = column[self.index]
             if patch is None:
                 continue
-            writer = self.state.log.writers.get(patch.writer)
-            seen = writer is not None and covered(Version(0, writer.number, patch.seq))
             origin = Origin(self.stamp, self.state.log.ids[self.version.writer], self.version.seq)
             live = {(v.writer, v.seq) for v in self._versions(self.before, slot)}
-            item = OtherPatch(self.key, self.docs, slot, patch, origin, seen, live)
+            item = OtherPatch(self.key, self.docs, slot, patch, origin, self._covers, live)
             if patch.kind == COUNTER:
                 self._count(item)
             else:
                 found.append(item)
         return found
+
+    def _covers(self, writer: bytes, seq: int) -> bool:
+        """Whether the entry's author had seen an entry."""
+        known = self.state.log.writers.get(writer)
+        return known is not None and self.applier.author.covered(Version(0, known.number, seq))
 
     def take(self, patched: Patched) -> None:
         """Have a patched document among the row's."""

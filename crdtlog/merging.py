@@ -12,7 +12,7 @@ Invariants:
  M3  one entry patches a cell once, and names a document that its author had seen.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
@@ -294,8 +294,8 @@ class OtherPatch(NamedTuple):
     slot: int
     patch: Patch
     origin: Origin
-    #: whether its author had seen the write that began the document
-    seen: bool
+    #: whether its author had seen an entry of a writer
+    covers: Callable[[bytes, int], bool]
     #: the versions of the cell before it
     live: set[Dot]
 
@@ -341,8 +341,13 @@ def merge_others(state: State, tracked: Tracked, patches: Sequence[OtherPatch]) 
 
 def named(state: State, tracked: Tracked, item: OtherPatch) -> Name:
     """The document that a patch names (M3)."""
-    if not item.seen:
-        raise EntryRefused(f"a patch to a cell of {tracked.name} names a write that its author had not seen")
+    needs = [(item.patch.writer, item.patch.seq)]
+    if item.patch.kind != COUNTER:
+        needs += kinds.documents(item.patch.kind).needs(item.patch.data, item.origin).items()
+    if not all(item.covers(*dot) for dot in needs):
+        raise EntryRefused(
+            f"a patch to a cell of {tracked.name} speaks of a write that its author had not seen"
+        )
     return _name(state, item.slot, item.patch)
 
 

@@ -6,7 +6,7 @@ order that causality allows. Kinds are named in schema entries, so every device 
 its kind by a code, so every device merges it alike, whatever the column is then.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from crdtlog.errors import Malformed, Usage
@@ -14,7 +14,7 @@ from crdtlog.values import Value
 
 REGISTER, TEXT, JSON, COUNTER, SET = range(5)
 #: The names that `--merge COLUMN=NAME` and schema entries use, and the codes that patches use.
-CODES = {"register": REGISTER, "counter": COUNTER}
+CODES = {"register": REGISTER, "json": JSON, "counter": COUNTER, "set": SET}
 NAMES = {code: name for name, code in CODES.items()}
 
 
@@ -44,6 +44,10 @@ class Mergeable(Protocol):
 
     def merge(self, state: bytes, patch: bytes, origin: Origin) -> bytes:
         """The document with another's patch in it. Raises `Malformed` for bytes that no honest device writes."""
+        ...
+
+    def needs(self, patch: bytes, origin: Origin) -> Mapping[bytes, int]:
+        """Of each writer that a patch speaks of, the latest entry: its author must have seen it. Raises `Malformed`."""
         ...
 
     def show(self, state: bytes) -> Value:
@@ -107,6 +111,10 @@ class Documents(Protocol):
         """Put patches into each document. Raises `Malformed` for a patch that no honest device writes."""
         ...
 
+    def needs(self, patch: bytes, origin: Origin) -> Mapping[bytes, int]:
+        """See `Mergeable.needs`."""
+        ...
+
 
 class OneByOne:
     """The documents of a kind that is written in Python."""
@@ -121,6 +129,10 @@ class OneByOne:
     def merge(self, jobs: Sequence[Merge]) -> list[Merged | Failure]:
         """Put patches into each document. Raises `Malformed` for a patch that no honest device writes."""
         return [self._merge(job) for job in jobs]
+
+    def needs(self, patch: bytes, origin: Origin) -> Mapping[bytes, int]:
+        """See `Mergeable.needs`."""
+        return self._kind.needs(patch, origin)
 
     def _edit(self, job: Edit) -> Edited:
         kind = self._kind
@@ -172,4 +184,12 @@ def check_affinity(name: str, affinity: str, what: str) -> None:
 
 def documents(kind: int) -> Documents:
     """The documents of a kind other than `register` and `counter`. Raises `Malformed` for a code of no kind."""
+    if kind == JSON:
+        from crdtlog.kinds.jsontree import JsonTree
+
+        return OneByOne(JsonTree())
+    if kind == SET:
+        from crdtlog.kinds.addset import AddSet
+
+        return OneByOne(AddSet())
     raise Malformed(f"a patch of a kind that this version does not know ({kind})")

@@ -79,7 +79,9 @@ def test_of_two_first_values_one_shows_and_later_steps_add_up(world: World) -> N
     assert not conflicts_of(one)
 
 
-def test_of_a_step_and_a_row_put_back_the_later_shows_and_the_other_is_a_conflict_with_all_steps(world: World) -> None:
+def test_of_a_step_and_a_row_put_back_the_later_shows_and_the_other_is_a_conflict_with_all_steps(
+    world: World,
+) -> None:
     one, other = fleet(world, 2, ROW)
     write_apart([one], "UPDATE t SET likes = likes + 4")
     sync_all([one, other])
