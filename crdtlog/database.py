@@ -33,6 +33,7 @@ from crdtlog.drain import Drained, Drainer
 from crdtlog.errors import EntryRefused, NoSuchTable, Usage
 from crdtlog.log import Batch
 from crdtlog.membership import Newcomer
+from crdtlog.merge_check import Unmerged, unmerged
 from crdtlog.opening import file_time_ms, join_state, new_writer, open_state
 from crdtlog.state import State
 from crdtlog.versions import Head
@@ -57,13 +58,15 @@ class TableStatus(NamedTuple):
     """A tracked table: why it is paused (or None), and about how many captured changes wait to be drained.
 
     `waiting` tells what has to come before all rows that are there are taken in: None (they are), "unfinished" (a drain
-    that goes on to its end), or "first exchange" (with another device, after joining).
+    that goes on to its end), or "first exchange" (with another device, after joining). `merge` gives the kinds of the
+    columns that are no registers.
     """
 
     name: str
     paused: str | None
     pending: int
     waiting: str | None
+    merge: dict[str, str]
 
 
 class Database:
@@ -229,6 +232,11 @@ class Database:
                 tracked.paused,
                 capture.pending_rows(self._state.connection, tracked),
                 tracked.waiting,
+                {
+                    column.name: kinds.NAMES[tracked.kinds[n]]
+                    for n, column in tracked.cells
+                    if n in tracked.kinds
+                },
             )
             for tracked in self._state.tables.values()
         ]
@@ -267,6 +275,11 @@ class Database:
         later one ends the batch early instead.
         """
         return accept.apply(self._state, self._drainer, signed, hold_ms)
+
+    def unmerged(self) -> list[Unmerged]:
+        """Cells of mergeable columns that do not merge, and why; reads every row of such tables."""
+        self._state.refresh()
+        return unmerged(self._state)
 
     def caught_up(self) -> None:
         """Tell that everything a first peer had is applied: rows that were here before joining are now taken in."""

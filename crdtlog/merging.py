@@ -26,6 +26,7 @@ from crdtlog.kinds import COUNTER, Base, Failure, Origin, counter
 from crdtlog.kinds.counter import Sum
 from crdtlog.state import State
 from crdtlog.values import Key, Value, has_odd_text, normal_key, pack, unpack_own
+from crdtlog.versions import device_of
 
 Dot = tuple[int, int]
 _SUM: Dot = (0, 0)
@@ -332,7 +333,9 @@ def merge_others(state: State, tracked: Tracked, patches: Sequence[OtherPatch]) 
         done = kinds.documents(kind).merge([job for _, _, job in some])
         for (index, of, job), merged in zip(some, done, strict=True):
             if isinstance(merged, Failure):
-                result[index] = Patched(of, job.state or b"", None, merged.reason)
+                device = device_of(patches[index].origin.writer)
+                reason = f"a change by {state.device_name(device)} cannot be merged ({merged.reason})"
+                result[index] = Patched(of, job.state or b"", None, reason)
             else:
                 shown = as_stored(state, tracked.affinity(of.slot), merged.shown)
                 result[index] = Patched(of, merged.state, shown)

@@ -177,6 +177,11 @@ class State:
         """The id of the epoch that own entries are written under."""
         return cast(bytes, catalog.get_meta(self.connection, "epoch"))
 
+    def device_name(self, device: bytes) -> str:
+        """What people call a device: its member's name, or the beginning of its id."""
+        row = self.connection.execute("SELECT name FROM crdtlog__device WHERE id = ?", (device,)).fetchone()
+        return str(row[0]) if row else device.hex()[:12]
+
     def rank(self) -> Rank:
         """How versions are ordered when concurrent."""
         return rank_by(self.log.ids)

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 from crdtlog.errors import Malformed, Usage
 from crdtlog.values import Value
+from crdtlog.versions import WRITER_BYTES
 
 REGISTER, TEXT, JSON, COUNTER, SET = range(5)
 #: The names that `--merge COLUMN=NAME` and schema entries use, and the codes that patches use.
@@ -184,12 +185,21 @@ def check_affinity(name: str, affinity: str, what: str) -> None:
 
 def documents(kind: int) -> Documents:
     """The documents of a kind other than `register` and `counter`. Raises `Malformed` for a code of no kind."""
+    return OneByOne(_mergeable(kind))
+
+
+def has_form(kind: int, value: Value) -> bool:
+    """Whether a value can merge as that kind (other than `register` and `counter`)."""
+    return _mergeable(kind).start(value, Origin(0, bytes(WRITER_BYTES), 1)) is not None
+
+
+def _mergeable(kind: int) -> Mergeable:
     if kind == JSON:
         from crdtlog.kinds.jsontree import JsonTree
 
-        return OneByOne(JsonTree())
+        return JsonTree()
     if kind == SET:
         from crdtlog.kinds.addset import AddSet
 
-        return OneByOne(AddSet())
+        return AddSet()
     raise Malformed(f"a patch of a kind that this version does not know ({kind})")

@@ -201,6 +201,17 @@ def _rows(database: "Database") -> Iterator[Finding]:
             )  # fmt: skip
 
 
+def _merging(database: "Database") -> Iterator[Finding]:
+    for item in database.unmerged():
+        where = f"{item.column} in {count(item.rows, 'row')} of {item.table} (row {item.key})"
+        yield Finding(
+            "merging",
+            "note",
+            f"{where}: {item.reason}",
+            "Writing the cell anew lets it merge again, if it is one.",
+        )
+
+
 def _untracked(database: "Database") -> Iterator[Finding]:
     from crdtlog import schema
 
@@ -238,5 +249,5 @@ def _captures(database: "Database", before: int) -> Finding:
 
 
 _QUESTIONS: tuple[Callable[["Database"], Iterator[Finding]], ...] = (
-    _belongs, _wal, _writable, _tables, _rows, _untracked, _clocks,
+    _belongs, _wal, _writable, _tables, _rows, _merging, _untracked, _clocks,
 )  # fmt: skip

@@ -213,19 +213,23 @@ def _warn_keys(warnings: list[str]) -> None:
 @click.argument("table")
 @click.argument("more", nargs=-1, metavar="")
 @click.option(
-    "--merge", multiple=True, metavar="COLUMN=KIND", help="How a column merges; this version knows register."
+    "--merge",
+    multiple=True,
+    metavar="COLUMN=KIND",
+    help="How a column merges: register, json, counter or set.",
 )
 @json_option
 def track(file: Path, table: str, more: tuple[str, ...], merge: tuple[str, ...], as_json: bool) -> None:
-    """Begin to track TABLE, with the rows it has; other devices get it too.
+    """Begin to track TABLE, with the rows it has; other devices get it too. Or change how its columns merge.
 
-    KIND says how concurrent writes of a column merge. This version knows `register`, which is the default: the latest
-    write shows, the others are kept as conflicts.
+    KIND says what becomes of concurrent writes of a column. `register`, the default: the latest shows, the others are
+    kept as conflicts. `json`: members and elements merge. `counter`: steps add up. `set`: a JSON array in which adds
+    win over removes. A column can be given another kind at any time; what it shows stays.
 
     \b
     Examples:
         crdtlog track notes.db tags
-        crdtlog track notes.db tags --merge name=register
+        crdtlog track notes.db notes --merge meta=json --merge likes=counter --merge tags=set
     """
     if more and not merge:
         raise click.UsageError(
@@ -240,13 +244,19 @@ def track(file: Path, table: str, more: tuple[str, ...], merge: tuple[str, ...],
         description = schema.read_table(database.connection, table)
         total = database.query(f"SELECT count(*) FROM {schema.quote(description.name)}")[1][0][0]
         warnings = key_warnings([description]) if is_new else []
+        merging = next(item.merge for item in database.tables() if item.name == description.name)
         if as_json:
-            summary = {"name": description.name, "new": is_new, "rows": total, "warnings": warnings}
+            summary = {
+                "name": description.name, "new": is_new, "rows": total, "merge": merging, "warnings": warnings,
+            }  # fmt: skip
             show_json({"track": summary})
         elif is_new:
             say(f"Table {description.name} is tracked, with {count(total, 'row')}.")
         else:
             say(f"Table {description.name} was tracked already.")
+        if kinds and not as_json:
+            for column, kind in merging.items():
+                say(f"  {column} merges as {kind}.")
         _warn_keys(warnings)
 
 

@@ -220,3 +220,22 @@ def test_after_any_history_of_merging_all_devices_show_the_same(
                     db.drain_all()
         sync_all(dbs)
         assert_converged(dbs, ["t"])
+
+
+def test_what_does_not_merge_is_listed_with_a_row_and_the_reason(world: World) -> None:
+    (one,) = fleet(world, 1)
+    assert one.unmerged() == []
+    one.execute("INSERT INTO t VALUES ('odd', 'no json', '{}', 'many', 0), ('null', NULL, NULL, NULL, NULL)")
+    one.execute(f"INSERT INTO t VALUES ('big', '1', '[]', {2**63 - 2}, 0)")
+    one.drain_all()
+    other = world.join("other", one)
+    send(one, other)
+    write_apart([one, other], "UPDATE t SET n = n + 1 WHERE id = 'big'")
+    sync_all([one, other])
+    found = {(item.column, item.kind, item.rows, item.key) for item in one.unmerged()}
+    assert found == {
+        ("meta", "json", 1, "odd"),
+        ("tags", "set", 1, "odd"),
+        ("n", "counter", 1, "odd"),
+        ("n", "counter", 1, "big"),
+    }

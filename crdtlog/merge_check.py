@@ -1,0 +1,79 @@
+"""Cells of mergeable columns that do not merge, for people: set aside, beyond a number's range, or without the form.
+
+Reads only. None of these stops an exchange: such a cell is kept as a register keeps it, or as it was before.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from crdtlog import kinds, merging
+from crdtlog.catalog import Tracked
+from crdtlog.connection import escaping_text
+from crdtlog.kinds import COUNTER, NAMES, counter
+from crdtlog.rows import document_key
+from crdtlog.state import State
+from crdtlog.values import Value, unpack_own
+
+_ROWS = 2_000
+
+
+class Unmerged(NamedTuple):
+    """Some cells of a column: how many, one row's key, and why they do not merge."""
+
+    table: str
+    column: str
+    kind: str
+    rows: int
+    key: str
+    reason: str
+
+
+def unmerged(state: State) -> list[Unmerged]:
+    """All of them, with one line for each column and reason, and for each document that was set aside."""
+    found = []
+    for tracked in state.tables.values():
+        names = {slot: column.name for slot, column in tracked.cells}
+        for key, slot, kind, problem in state.connection.execute(
+            "SELECT key, slot, kind, problem FROM crdtlog__merge WHERE tab = ? AND problem IS NOT NULL",
+            (tracked.number,),
+        ):
+            found.append(Unmerged(tracked.name, names[slot], NAMES[kind], 1, str(key), problem))
+        found += _beyond_range(state, tracked, names)
+        if not tracked.paused:
+            found += _without_form(state, tracked, names)
+    return found
+
+
+def _beyond_range(state: State, tracked: Tracked, names: dict[int, str]) -> Iterator[Unmerged]:
+    for key, slot, data in state.connection.execute(
+        "SELECT key, slot, state FROM crdtlog__merge WHERE tab = ? AND kind = ? AND seq > 0",
+        (tracked.number, COUNTER),
+    ).fetchall():
+        added = merging.load(state, tracked, key).sums.get(slot, counter.ZERO)
+        if counter.overflows(unpack_own(data), added):
+            reason = "its steps add up beyond what the column can hold: the nearest number shows"
+            yield Unmerged(tracked.name, names[slot], NAMES[COUNTER], 1, str(key), reason)
+
+
+def _without_form(state: State, tracked: Tracked, names: dict[int, str]) -> Iterator[Unmerged]:
+    for slot, kind in sorted(tracked.kinds.items()):
+        name = tracked.cell_names[tracked.cell_slots.index(slot)]
+        keys = ", ".join(tracked.key_names)
+        known = " AND ".join(f"{key} IS NOT NULL" for key in (*tracked.key_names, name))
+        rows, example = 0, ""
+        with escaping_text(state.connection):
+            cursor = state.connection.execute(
+                f"SELECT {keys}, {name} FROM main.{tracked.quoted} WHERE {known}"
+            )
+            while some := cursor.fetchmany(_ROWS):
+                odd = [row for row in some if not _has_form(kind, row[-1])]
+                if odd and not rows:
+                    example = str(document_key(tracked, odd[0][:-1]))
+                rows += len(odd)
+        if rows:
+            reason = f"not what a {NAMES[kind]} holds: kept whole, the latest write shows"
+            yield Unmerged(tracked.name, names[slot], NAMES[kind], rows, example, reason)
+
+
+def _has_form(kind: int, value: Value) -> bool:
+    return counter.counts(value) if kind == COUNTER else kinds.has_form(kind, value)
