@@ -141,7 +141,7 @@ def test_track_takes_a_table_with_its_rows(shared: Path, crdtlog: Crdtlog) -> No
     answer = crdtlog("track", shared, "tags", "--merge", "name=register", "--json").json
 
     assert_shape(answer, documented("track"))
-    assert answer["track"] == {"name": "tags", "new": True, "rows": 2, "warnings": []}
+    assert answer["track"] == {"name": "tags", "new": True, "rows": 2, "merge": {}, "warnings": []}
     assert not crdtlog("track", shared, "TAGS", "--json").json["track"]["new"]
 
 
