@@ -1,7 +1,7 @@
 """Patches and payloads that were written once are read for ever, and put together they show the same.
 
-`tests/vectors/merging.json`: for each kind a base value and patches by some authors, in hexadecimal, with what shows once
-all are merged; and payloads of data entries that hold patches.
+`tests/vectors/merging.json`: for each kind a base value and patches by some authors, in hexadecimal, with what shows
+once all are merged; and payloads of data entries that hold patches.
 """
 
 import json
