@@ -135,6 +135,11 @@ def base_of(state: State, tracked: Tracked, key: Key, slot: int, dot: Dot) -> tu
     return Base(value, origin), slot in section.counters
 
 
+def _begun_by(state: State, of: Name) -> Base:
+    """The base of a document whose state is stored: its name is all that is still needed of it."""
+    return Base(None, Origin(0, state.log.ids[of.writer], of.seq))
+
+
 def _rebuilt_patches(state: State, tracked: Tracked, key: Key, of: Name) -> list[tuple[bytes, Origin]]:
     """All patches to a document in the log, in causal order (M2). Cost: the log since the document began."""
     wanted = normal_key(key, tracked.collations)
@@ -207,7 +212,7 @@ def edit_own(
         before = docs.docs[of].state if of in docs.docs else None
         jobs.setdefault(kind, []).append((write, of, kinds.Edit(before, base, write.value, origin)))
     for kind, some in jobs.items():
-        done = kinds.documents(kind).edit([job for _, _, job in some])
+        done = state.documents(kind).edit([job for _, _, job in some])
         for (write, of, _), edited in zip(some, done, strict=True):
             edit = OwnEdit(write.value, write.value)
             if isinstance(edited, kinds.Edited) and edited.patch is not None:
@@ -227,7 +232,7 @@ def _begun(
     if of is not None:
         if of.kind != kind or docs.docs[of].problem is not None:
             return None
-        return of, Base(None, Origin(0, state.log.ids[of.writer], of.seq))
+        return of, _begun_by(state, of)
     base, _ = base_of(state, tracked, write.key, write.slot, dot)
     return Name(write.slot, *dot, kind), base
 
@@ -322,7 +327,7 @@ def merge_others(state: State, tracked: Tracked, patches: Sequence[OtherPatch]) 
             continue
         todo = [(item.patch.data, item.origin)]
         if stored is not None:
-            job = kinds.Merge(stored.state, Base(None, item.origin), todo)
+            job = kinds.Merge(stored.state, _begun_by(state, of), todo)
         else:
             base, _ = base_of(state, tracked, item.key, item.slot, (of.writer, of.seq))
             if (of.writer, of.seq) not in item.live:
@@ -330,7 +335,7 @@ def merge_others(state: State, tracked: Tracked, patches: Sequence[OtherPatch]) 
             job = kinds.Merge(None, base, todo)
         jobs.setdefault(of.kind, []).append((index, of, job))
     for kind, some in jobs.items():
-        done = kinds.documents(kind).merge([job for _, _, job in some])
+        done = state.documents(kind).merge([job for _, _, job in some])
         for (index, of, job), merged in zip(some, done, strict=True):
             if isinstance(merged, Failure):
                 device = device_of(patches[index].origin.writer)
@@ -346,7 +351,7 @@ def named(state: State, tracked: Tracked, item: OtherPatch) -> Name:
     """The document that a patch names (M3)."""
     needs = [(item.patch.writer, item.patch.seq)]
     if item.patch.kind != COUNTER:
-        needs += kinds.documents(item.patch.kind).needs(item.patch.data, item.origin).items()
+        needs += state.documents(item.patch.kind).needs(item.patch.data, item.origin).items()
     if not all(item.covers(*dot) for dot in needs):
         raise EntryRefused(
             f"a patch to a cell of {tracked.name} speaks of a write that its author had not seen"
@@ -356,7 +361,7 @@ def named(state: State, tracked: Tracked, item: OtherPatch) -> Name:
 
 def show(state: State, tracked: Tracked, of: Name, doc: Doc) -> Value:
     """What a stored document shows."""
-    (merged,) = kinds.documents(of.kind).merge([kinds.Merge(doc.state, Base(None, Origin(0, b"", 0)), ())])
+    (merged,) = state.documents(of.kind).merge([kinds.Merge(doc.state, _begun_by(state, of), ())])
     if isinstance(merged, Failure):
         raise EntryRefused(f"a cell of {tracked.name} cannot be shown: {merged.reason}")
     return as_stored(state, tracked.affinity(of.slot), merged.shown)

@@ -20,7 +20,7 @@ from crdtlog.device import Device
 from crdtlog.document import Rank, rank_by
 from crdtlog.entry import Entry, Signed
 from crdtlog.errors import CrdtlogError, NoSuchTable, Untrackable
-from crdtlog.kinds import REGISTER
+from crdtlog.kinds import REGISTER, Documents, documents
 from crdtlog.log import Log, Writer
 from crdtlog.schema import Places, difference, from_wire, read_table
 from crdtlog.values import unpack
@@ -181,6 +181,10 @@ class State:
         """What people call a device: its member's name, or the beginning of its id."""
         row = self.connection.execute("SELECT name FROM crdtlog__device WHERE id = ?", (device,)).fetchone()
         return str(row[0]) if row else device.hex()[:12]
+
+    def documents(self, kind: int) -> Documents:
+        """The merge documents of a kind."""
+        return documents(kind)
 
     def rank(self) -> Rank:
         """How versions are ordered when concurrent."""
