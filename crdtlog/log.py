@@ -21,7 +21,9 @@ from crdtlog.errors import EntryRefused
 from crdtlog.values import Key, Value, normal_key, pack, unpack
 from crdtlog.versions import Head, Named, context_difference, device_of
 
-_DECODED_ENTRIES = 64
+#: So many decoded entries are remembered, of so many bytes of payload; but always the last.
+_DECODED_ENTRIES = 256
+_DECODED_BYTES = 32 << 20
 
 
 @dataclass(slots=True)
@@ -39,6 +41,27 @@ class Writer:
     def head(self) -> Head:
         """The log's last entry."""
         return Head(self.seq, self.hash)
+
+
+class _Decoded:
+    """A data entry's sections, and where each of its rows is written, found out for the tables that are asked for."""
+
+    def __init__(self, sections: list[Section], size: int) -> None:
+        self.sections = sections
+        self.size = size
+        self._places: dict[bytes, dict[Key, tuple[Section, int]]] = {}
+
+    def place(self, table: bytes, key: Key, collations: list[str]) -> tuple[Section, int] | None:
+        """The section that wrote a row, and the row's place in it."""
+        places = self._places.get(table)
+        if places is None:
+            places = self._places[table] = {
+                normal_key(section.key(row), collations): (section, row)
+                for section in self.sections
+                if section.table == table
+                for row in range(section.rows)
+            }
+        return places.get(normal_key(key, collations))
 
 
 class LogEntry(NamedTuple):
@@ -67,7 +90,8 @@ class Log:
         self.writers: dict[bytes, Writer] = {}
         self.by_number: dict[int, Writer] = {}
         self.ids: dict[int, bytes] = {}
-        self._decoded: OrderedDict[tuple[int, int], list[Section]] = OrderedDict()
+        self._decoded: OrderedDict[tuple[int, int], _Decoded] = OrderedDict()
+        self._decoded_bytes = 0
         self.load()
 
     def load(self) -> None:
@@ -248,31 +272,34 @@ class Log:
 
     def sections(self, number: int, seq: int) -> list[Section]:
         """The sections of a held data entry (the last few decoded are remembered)."""
+        return self._decode(number, seq).sections
+
+    def _decode(self, number: int, seq: int) -> _Decoded:
         dot = (number, seq)
         if dot in self._decoded:
             self._decoded.move_to_end(dot)
             return self._decoded[dot]
         item = entry.decode(entry.split(self.signed(number, seq)).body)
         sections = entry.decode_data(item.payload(), item.first_stamp, item.last_stamp).sections
-        self._decoded[dot] = sections
-        while len(self._decoded) > _DECODED_ENTRIES:
-            self._decoded.popitem(last=False)
-        return sections
+        decoded = self._decoded[dot] = _Decoded(sections, item.raw_size)
+        self._decoded_bytes += item.raw_size
+        while len(self._decoded) > 1 and (
+            len(self._decoded) > _DECODED_ENTRIES or self._decoded_bytes > _DECODED_BYTES
+        ):
+            _, oldest = self._decoded.popitem(last=False)
+            self._decoded_bytes -= oldest.size
+        return decoded
 
     def written(
         self, number: int, seq: int, table: bytes, key: Key, collations: list[str]
     ) -> tuple[Section, int]:
         """Where that entry wrote a row: the section, and the row's place in it."""
-        wanted = normal_key(key, collations)
-        for section in self.sections(number, seq):
-            if section.table != table:
-                continue
-            for row in range(section.rows):
-                if normal_key(section.key(row), collations) == wanted:
-                    return section, row
-        raise EntryRefused(
-            f"entry {seq} of writer {self.ids[number].hex()[:12]} does not hold the row asked for"
-        )
+        place = self._decode(number, seq).place(table, key, collations)
+        if place is None:
+            raise EntryRefused(
+                f"entry {seq} of writer {self.ids[number].hex()[:12]} does not hold the row asked for"
+            )
+        return place
 
     def written_values(
         self, number: int, seq: int, table: bytes, key: Key, collations: list[str]
