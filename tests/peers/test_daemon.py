@@ -47,7 +47,7 @@ def test_it_tells_its_status(laptop: Machine, running: Daemon) -> None:
     )
     (file,) = status["files"]
     assert file["path"] == str(laptop.path) and file["tables"] == [
-        {"name": "notes", "paused": None, "pending": 0, "waiting": None}
+        {"name": "notes", "paused": None, "pending": 0, "waiting": None, "merge": {}}
     ]
     (device,) = file["devices"]
     assert device["self"] and device["name"] == "laptop" and device["lag"] == 0
