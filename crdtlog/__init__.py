@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from crdtlog.device import Device, Home
     from crdtlog.drain import Drained
     from crdtlog.errors import CrdtlogError
+    from crdtlog.history import Written
     from crdtlog.membership import Newcomer
     from crdtlog.watch import Change
 
@@ -32,6 +33,7 @@ __all__ = [
     "Member",
     "Newcomer",
     "TableStatus",
+    "Written",
     "adopt",
     "open",
 ]
@@ -47,6 +49,7 @@ _HOMES = {
     "Member": "database",
     "Newcomer": "membership",
     "TableStatus": "database",
+    "Written": "history",
     "adopt": "database",
     "open": "database",
 }

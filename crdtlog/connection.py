@@ -169,13 +169,18 @@ def execute_rows(
         return
     pieces = _around_placeholders(sql)
     for row in rows:
-        if not has_odd_text(row):
-            connection.execute(sql, row)
-            continue
-        marks = ["CAST(? AS TEXT)" if isinstance(v, str) else "?" for v in row]
-        bound = [text_bytes(v) if isinstance(v, str) else v for v in row]
-        text = "".join(piece + mark for piece, mark in zip(pieces, [*marks, ""], strict=True))
-        connection.execute(text, bound)
+        connection.execute(*(_cast(pieces, row) if has_odd_text(row) else (sql, row)))
+
+
+def bindable(sql: str, parameters: Sequence[object]) -> tuple[str, Sequence[object]]:
+    """One statement and its parameters such that text that is not valid UTF-8 can be bound, too."""
+    return _cast(_around_placeholders(sql), parameters) if has_odd_text(parameters) else (sql, parameters)
+
+
+def _cast(pieces: Sequence[str], row: Sequence[object]) -> tuple[str, Sequence[object]]:
+    marks = ["CAST(? AS TEXT)" if isinstance(v, str) else "?" for v in row]
+    bound = [text_bytes(v) if isinstance(v, str) else v for v in row]
+    return "".join(piece + mark for piece, mark in zip(pieces, [*marks, ""], strict=True)), bound
 
 
 _QUOTED_OR_PLACEHOLDER = re.compile(r'"(?:[^"]|"")*"|\'(?:[^\']|\'\')*\'|\?')

@@ -18,6 +18,7 @@ from crdtlog import (
     catalog,
     check,
     drain,
+    history,
     kinds,
     members,
     membership,
@@ -36,6 +37,7 @@ from crdtlog.membership import Newcomer
 from crdtlog.merge_check import Unmerged, unmerged
 from crdtlog.opening import file_time_ms, join_state, new_writer, open_state
 from crdtlog.state import State
+from crdtlog.values import Value
 from crdtlog.versions import Head
 from crdtlog.watch import Change, watch
 
@@ -439,6 +441,15 @@ class Database:
     def conflicts(self) -> list[dict[str, Any]]:
         """Every losing version: table, key, column, value, device, at, dot."""
         return self._view('SELECT * FROM crdtlog_conflicts ORDER BY "table", key, "column", at')
+
+    def history(
+        self, table: str, key: Value | Sequence[Value], column: str | None = None
+    ) -> list[history.Written]:
+        """Every write of one row by time, as far as the log goes; reads the whole log: see `crdtlog.history.history`.
+
+        A key of several columns is a tuple, or what `conflicts` gives. Raises `NoSuchTable`, `NoSuchRow`, `Usage`.
+        """
+        return history.history(self._state, table, key, column)
 
     def log(self, kind: str | None = None, after: int = 0) -> list[dict[str, Any]]:
         """All devices' entries by time: at, device, sequence, kind, summary, writer, position."""

@@ -64,6 +64,14 @@ class NoSuchTable(CrdtlogError):
     """A table or column that was named does not exist or is not tracked."""
 
 
+class NoSuchRow(CrdtlogError):
+    """A row that was named has never been in its table, as far as the log goes."""
+
+
+class NoSuchVersion(CrdtlogError):
+    """A version that was named was not written of that row and column, or there is nothing to bring back."""
+
+
 class Untrackable(CrdtlogError):
     """A table cannot be tracked (no primary key, or something this version refuses)."""
 

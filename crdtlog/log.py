@@ -11,7 +11,7 @@ Invariants:
 
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
@@ -269,6 +269,13 @@ class Log:
         if row is None:
             raise EntryRefused(f"entry {seq} of writer {self.ids[number].hex()[:12]} is not held")
         return cast(bytes, row[0])
+
+    def data_entries(self) -> Iterator[tuple[int, Entry]]:
+        """Every held data entry with its writer's local number, one at a time, as they were stored."""
+        for number, signed in self._connection.execute(
+            "SELECT writer, signed FROM crdtlog__log WHERE kind = 'data' ORDER BY position"
+        ):
+            yield number, entry.decode(entry.split(signed).body)
 
     def sections(self, number: int, seq: int) -> list[Section]:
         """The sections of a held data entry (the last few decoded are remembered)."""

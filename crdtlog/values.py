@@ -7,7 +7,9 @@ and transport agree with one another bit for bit.
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from itertools import repeat
 from typing import Any, cast
 
@@ -173,13 +175,29 @@ def is_plain_text(value: str) -> bool:
     return True
 
 
-def parse_key(text: str, width: int, affinities: Sequence[str]) -> Key:
-    """The key that a person typed: the inverse of `key_text`. Raises `Usage`."""
-    if width == 1 and not text.startswith('{"'):
-        return (_typed(text, affinities[0]),)
+def possible_keys(text: str, width: int, affinities: Sequence[str]) -> list[Key]:
+    """The keys that a person who typed this may mean, likeliest first: the inverse of `key_text`. Raises `Usage`.
+
+    The key of one column is a text as it stands. Where its column can hold something else it may also be a number, a
+    blob as SQL writes it (x'00ff'), or a JSON array of one value, which tells number and text apart.
+    """
+    if width > 1 or text.startswith('{"'):
+        return [_parsed_key(text, width)]
+    possible: list[Key] = [(text,)]
+    if affinities[0] != "TEXT" and (number := _number(text)) is not None:
+        possible.append((number,))
+    if blob := _BLOB.fullmatch(text):
+        possible.append((bytes.fromhex(blob[1]),))
+    if text.startswith("["):
+        with suppress(Usage):
+            possible.append(_parsed_key(text, width))
+    return possible
+
+
+def _parsed_key(text: str, width: int) -> Key:
     try:
-        parsed = json.loads(text)
-    except ValueError:
+        parsed = json.loads(text, strict=False)
+    except (ValueError, RecursionError):
         raise Usage(
             f"{text!r} is no key of {width} columns", "Write it as a JSON array, as in '[\"a\", 1]'."
         ) from None
@@ -191,16 +209,15 @@ def parse_key(text: str, width: int, affinities: Sequence[str]) -> Key:
     return tuple(_from_json(item) for item in items)
 
 
-def _typed(text: str, affinity: str) -> Value:
-    if affinity in ("INTEGER", "NUMERIC", "REAL"):
-        try:
-            return int(text)
-        except ValueError:
-            try:
-                return float(text)
-            except ValueError:
-                return text
-    return text
+_BLOB = re.compile(r"[xX]'((?:[0-9a-fA-F]{2})*)'")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,40}")
+_REAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|-?inf")
+
+
+def _number(text: str) -> int | float | None:
+    if _INTEGER.fullmatch(text) and _INT64_MIN <= (whole := int(text)) <= _INT64_MAX:
+        return whole
+    return float(text) if _REAL.fullmatch(text) else None
 
 
 def _json_ready(value: Value) -> object:
@@ -218,5 +235,8 @@ def _from_json(item: object) -> Value:
             raise Usage(f"a key's {form} must be hexadecimal") from None
         return raw if form == "hex" else raw.decode("utf-8", "surrogateescape")
     if type(item) in _VALUE_TYPES:
-        return cast(Value, item)
-    raise Usage("a key's parts are text, numbers, null or blobs")
+        with suppress(Malformed, UnicodeEncodeError):
+            check_column([item])
+            pack(item)
+            return cast(Value, item)
+    raise Usage("a key's parts are text, numbers of 64 bits, null or blobs")

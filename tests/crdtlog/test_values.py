@@ -121,13 +121,51 @@ def test_a_key_can_be_typed_as_it_is_shown(key: Key) -> None:
 
     typed = json.dumps({"hex": shown.hex()}) if isinstance(shown, bytes) else str(shown)
 
-    assert values.parse_key(typed, len(key), affinities) == key
+    assert key in values.possible_keys(typed, len(key), affinities)
 
 
-@pytest.mark.parametrize("text", ["[1]", "[1, 2, 3]", "x", '{"a": 1}', '[1, {"hex": "zz"}]', "[1, [2]]"])
+@pytest.mark.parametrize(
+    ("text", "possible"),
+    [
+        ("5", ["5", 5]),
+        ("-5", ["-5", -5]),
+        ("9223372036854775808", ["9223372036854775808", 2.0**63]),
+        ("1.5", ["1.5", 1.5]),
+        ("1e+300", ["1e+300", 1e300]),
+        ("-inf", ["-inf", -math.inf]),
+        ("nan", ["nan"]),
+        ("1_0", ["1_0"]),
+        ("٥", ["٥"]),
+        ("[5]", ["[5]", 5]),
+        ('["5"]', ['["5"]', "5"]),
+        ("[5", ["[5"]),
+        ("x'00Ff'", ["x'00Ff'", b"\0\xff"]),
+        ("x'0'", ["x'0'"]),
+        ('{"hex": "00ff"}', [b"\0\xff"]),
+        ('{"text": "6361e9"}', ["ca\udce9"]),
+        ("9" * 5_000, ["9" * 5_000, math.inf]),
+    ],
+)
+def test_what_is_typed_for_a_key_without_a_type_may_mean_several_values(
+    text: str, possible: list[Value]
+) -> None:
+    assert values.possible_keys(text, 1, ["BLOB"]) == [(value,) for value in possible]
+
+
+def test_a_number_typed_for_a_text_key_is_text() -> None:
+    assert values.possible_keys("5", 1, ["TEXT"]) == [("5",)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[1]", "[1, 2, 3]", "x", '{"a": 1}', '[1, {"hex": "zz"}]', "[1, [2]]", "[1, true]"),
+        *("[1, 9223372036854775808]", "[1, NaN]", '[1, "\\ud800"]', "[" * 100_000),
+    ],
+)
 def test_what_is_no_key_is_a_usage_error(text: str) -> None:
     with pytest.raises(Usage):
-        values.parse_key(text, 2, ["TEXT", "TEXT"])
+        values.possible_keys(text, 2, ["TEXT", "TEXT"])
 
 
 # --- bytes from elsewhere -----------------------------------------------------------------------------------------
