@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from crdtlog.errors import CrdtlogError
     from crdtlog.history import Written
     from crdtlog.membership import Newcomer
+    from crdtlog.restore import Restored
     from crdtlog.watch import Change
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Home",
     "Member",
     "Newcomer",
+    "Restored",
     "TableStatus",
     "Written",
     "adopt",
@@ -48,6 +50,7 @@ _HOMES = {
     "Home": "device",
     "Member": "database",
     "Newcomer": "membership",
+    "Restored": "restore",
     "TableStatus": "database",
     "Written": "history",
     "adopt": "database",

@@ -11,8 +11,6 @@ from typing import NamedTuple
 
 from crdtlog import changes, drain, entry, members
 from crdtlog.apply import CaptureFirst, apply_data
-from crdtlog.clock import julian
-from crdtlog.connection import execute_rows
 from crdtlog.device import verify_bytes
 from crdtlog.drain import Drainer
 from crdtlog.entry import Entry, Signed
@@ -40,11 +38,8 @@ def apply(state: State, drainer: Drainer, signed: Sequence[bytes], hold_ms: floa
         drainer.prepare()
         try:
             with state.transaction():
-                if drain.has_pending(state):
-                    step = drainer.step()
-                    if step.more or drain.has_pending(state):
-                        continue
-                drainer.rest()
+                if not drainer.settle():
+                    continue
                 return _apply_some(state, signed, time.monotonic() + hold_ms / 1000)
         except CaptureFirst as signal:
             attempts += 1
@@ -84,21 +79,13 @@ def _apply_some(state: State, signed: Sequence[bytes], until: float) -> Applied:
 def _capture(state: State, signal: CaptureFirst) -> None:
     """Note rows that differ from their documents, so that the drain before the next attempt takes them in."""
     tracked = signal.tracked
-    marks = ", ".join("?" * (len(tracked.marks) + 1))
-    # A row from before joining counts as changed when its file was last written, not now.
-    at = julian(-tracked.reconcile_ms if tracked.reconcile_ms < 0 else state.now_ms())
     with state.transaction():
         if signal.missing > drain.MASS_DELETE_ROWS and tracked.reconcile_ms == 0:
             # So many rows gone are weak evidence (R2): the whole table is compared before any is taken for deleted.
             state.mark_for_reconcile(tracked)
             state.bump()
             return
-        execute_rows(
-            state.connection,
-            f"INSERT INTO {tracked.capture_name} (at, {', '.join(tracked.marks)}) VALUES ({marks})",
-            ((at, *key) for key in signal.keys),
-            odd=signal.odd,
-        )
+        drain.capture_rows(state, tracked, signal.keys, odd=signal.odd)
 
 
 def _accept(state: State, blob: bytes) -> int | None:

@@ -75,17 +75,18 @@ class _Columns:
         )
 
 
-def write_changes(state: State, batches: list[Batch], floor: int) -> int:
+def write_changes(state: State, batches: list[Batch], floor: int, forced: Sequence[int] = ()) -> int:
     """Write what differs as one entry and into the documents; returns the number of changed rows.
 
-    `floor` is a stamp that none of these rows has had in this log: all new stamps are above it.
+    `floor` is a stamp that none of these rows has had in this log: all new stamps are above it. `forced` are slots that
+    living rows write in any case: a value written again ends the versions that its author had seen.
 
-    Invariant: afterwards every row of the batches has exactly the hashes of its document, and no row whose hashes were
-    equal before was written (an equal rewrite is no change).
+    Invariant: afterwards every row of the batches has exactly the hashes of its document, and unless forced no row
+    whose hashes were equal before was written (an equal rewrite is no change).
     """
     own = state.writer
     now = state.now_ms()
-    plans = [_plan(state, batch, floor, now) for batch in batches if batch.rows]
+    plans = [_plan(state, batch, floor, now, forced) for batch in batches if batch.rows]
     sections = [section for plan in plans for section in plan.sections]
     if not sections:
         return 0
@@ -117,7 +118,7 @@ def summarise(counts: dict[str, list[int]]) -> str:
     )
 
 
-def _plan(state: State, batch: Batch, floor: int, now_ms: int) -> _Plan:
+def _plan(state: State, batch: Batch, floor: int, now_ms: int, forced: Sequence[int]) -> _Plan:
     tracked = batch.tracked
     columns = _Columns(batch)
     hashes = hash_rows(columns.cells, len(batch.rows), state.seed)
@@ -128,7 +129,7 @@ def _plan(state: State, batch: Batch, floor: int, now_ms: int) -> _Plan:
         if present:
             if writer is None or dead:
                 inserted.append(row)
-            elif before != after:
+            elif before != after or forced:
                 updated.append(row)
         elif writer is not None and not dead:
             deleted.append(row)
@@ -139,7 +140,7 @@ def _plan(state: State, batch: Batch, floor: int, now_ms: int) -> _Plan:
     if inserted:
         _plan_inserts(state, tracked, columns, inserted, stamps, hashes, plan, batch.odd)
     if updated:
-        _plan_updates(state, tracked, columns, updated, stamps, hashes, plan, batch.odd)
+        _plan_updates(state, tracked, columns, updated, stamps, hashes, plan, batch.odd, forced)
     if deleted:
         _plan_deletes(state, tracked, columns, deleted, stamps, plan, batch.odd)
     return plan
@@ -199,10 +200,12 @@ def _plan_updates(
     hashes: list[bytes],
     plan: _Plan,
     odd: bool,
+    forced: Sequence[int],
 ) -> None:
     groups: dict[tuple[int, ...], list[int]] = {}
     for row in rows:
-        groups.setdefault(_changed_slots(tracked, columns.hashes[row], hashes[row]), []).append(row)
+        slots = _changed_slots(tracked, columns.hashes[row], hashes[row], forced)
+        groups.setdefault(slots, []).append(row)
     position = {slot: index for index, slot in enumerate(tracked.cell_slots)}
     for slots, members in groups.items():
         edits = _edit(state, tracked, columns, slots, members, stamps, hashes)
@@ -367,14 +370,16 @@ def _own_merge(
     return merge
 
 
-def _changed_slots(tracked: Tracked, before: bytes | None, after: bytes) -> tuple[int, ...]:
-    """The slots whose cells differ; all of them when the stored hashes cannot tell."""
+def _changed_slots(
+    tracked: Tracked, before: bytes | None, after: bytes, forced: Sequence[int]
+) -> tuple[int, ...]:
+    """The slots whose cells differ, and those forced; all of them when the stored hashes cannot tell."""
     if before is None or len(before) != len(after):
         return tuple(tracked.cell_slots)
     return tuple(
         slot
         for slot, at in zip(tracked.cell_slots, range(0, len(after), HASH_BYTES), strict=True)
-        if before[at : at + HASH_BYTES] != after[at : at + HASH_BYTES]
+        if before[at : at + HASH_BYTES] != after[at : at + HASH_BYTES] or slot in forced
     )
 
 

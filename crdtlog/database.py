@@ -36,6 +36,7 @@ from crdtlog.log import Batch
 from crdtlog.membership import Newcomer
 from crdtlog.merge_check import Unmerged, unmerged
 from crdtlog.opening import file_time_ms, join_state, new_writer, open_state
+from crdtlog.restore import Restored, restore_value
 from crdtlog.state import State
 from crdtlog.values import Value
 from crdtlog.versions import Head
@@ -450,6 +451,17 @@ class Database:
         A key of several columns is a tuple, or what `conflicts` gives. Raises `NoSuchTable`, `NoSuchRow`, `Usage`.
         """
         return history.history(self._state, table, key, column)
+
+    def restore_value(
+        self, table: str, key: Value | Sequence[Value], column: str | None, dot: str
+    ) -> Restored:
+        """Write a version again, one that `conflicts` or `history` gave: it shows, and its conflict is settled.
+
+        A deleted row comes back whole, with that value; `column` None brings it back as the conflict lists it. `dot`
+        may also be written with the beginning of the writer's id, or with the device's name if unique: "laptop:12".
+        All or nothing. Raises `NoSuchTable`, `NoSuchRow`, `NoSuchVersion`, `TablePaused`, `Usage`.
+        """
+        return restore_value(self._state, self._drainer, table, key, column, dot)
 
     def log(self, kind: str | None = None, after: int = 0) -> list[dict[str, Any]]:
         """All devices' entries by time: at, device, sequence, kind, summary, writer, position."""

@@ -6,7 +6,7 @@ one entry (R3). A larger backlog is sorted by key once and becomes a group of en
 are its captures deleted, so that a crash in between repeats comparisons (which then find nothing) and loses nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,14 +14,14 @@ from crdtlog import capture, catalog
 from crdtlog.catalog import Tracked
 from crdtlog.changes import Batch, write_changes
 from crdtlog.clock import julian
-from crdtlog.connection import Row, escaping_text
+from crdtlog.connection import Row, escaping_text, execute_rows
 from crdtlog.entry import MAX_ROWS, TARGET_RAW_BYTES
 from crdtlog.errors import TooLarge
 from crdtlog.rows import (
     joined_sql,
 )
 from crdtlog.state import State
-from crdtlog.values import key_text, pack
+from crdtlog.values import Key, key_text, pack
 
 #: Rows of a backlog in one entry: small enough that the write lock is held for some tens of milliseconds (R4).
 BACKLOG_ROWS = 2_500
@@ -80,6 +80,19 @@ def pending_rows(state: State) -> int:
     return sum(capture.pending_rows(state.connection, tracked) for tracked in state.tables.values())
 
 
+def capture_rows(state: State, tracked: Tracked, keys: Iterable[Key], *, odd: bool) -> None:
+    """Note rows that differ from their documents although no trigger saw it, so that the next drain takes them in."""
+    marks = ", ".join("?" * (len(tracked.marks) + 1))
+    # A row from before joining counts as changed when its file was last written, not now.
+    at = julian(-tracked.reconcile_ms if tracked.reconcile_ms < 0 else state.now_ms())
+    execute_rows(
+        state.connection,
+        f"INSERT INTO {tracked.capture_name} (at, {', '.join(tracked.marks)}) VALUES ({marks})",
+        ((at, *key) for key in keys),
+        odd=odd,
+    )
+
+
 class Drainer:
     """Drains one file, remembering only an unfinished backlog between steps."""
 
@@ -126,8 +139,20 @@ class Drainer:
             self._state.bump()
         return True
 
-    def step(self) -> Drained:
-        """Drain once, inside the caller's transaction."""
+    def settle(self) -> bool:
+        """Drain once if anything waits, inside the caller's transaction; whether nothing waits now."""
+        if has_pending(self._state):
+            step = self.step()
+            if step.more or has_pending(self._state):
+                return False
+        self.rest()
+        return True
+
+    def step(self, forced: Sequence[int] = ()) -> Drained:
+        """Drain once, inside the caller's transaction.
+
+        `forced` are slots to be written of the rows captured, changed or not; only where nothing else is captured.
+        """
         backlog = self._backlog
         if backlog is not None and (
             backlog.drains != catalog.get_meta(self._state.connection, "drains")
@@ -139,7 +164,7 @@ class Drainer:
             # their documents are passed over.
             self._backlog = backlog = None
         if backlog is None:
-            return self._direct_step()
+            return self._direct_step(forced)
         drained = self._backlog_step(backlog)
         backlog.seq = self._state.writer.seq
         return drained
@@ -157,7 +182,7 @@ class Drainer:
 
     # --- everything at once ---------------------------------------------------------------------------------------
 
-    def _direct_step(self) -> Drained:
+    def _direct_step(self, forced: Sequence[int]) -> Drained:
         active = self._active()
         if not active:
             return Drained(0, 0, False)
@@ -176,7 +201,7 @@ class Drainer:
                 return Drained(0, 0, True)
             room -= size
             batches.append(batch)
-        rows = write_changes(self._state, batches, self._state.writer.last_stamp)
+        rows = write_changes(self._state, batches, self._state.writer.last_stamp, forced)
         for tracked in active:
             self._state.connection.execute(f"DELETE FROM {tracked.capture_name}")
         self._count_drain()

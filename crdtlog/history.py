@@ -151,10 +151,8 @@ def _writes(state: State, tracked: Tracked, key: Key) -> Iterator[Write]:
         if not all(needle in raw for needle in needles):
             continue
         sections = decode_data(raw, item.first_stamp, item.last_stamp).sections
-        if found := find_write(tracked, sections, key):
-            section, row = found
-            cells = dict(zip(section.slots, (column[row] for column in section.cells), strict=True))
-            yield Write(Version(section.stamps[row], number, item.seq), section.operation, cells)
+        if write := _write_in(tracked, key, sections, number, item.seq):
+            yield write
 
 
 def _spelled_one_way(tracked: Tracked, key: Key) -> list[bytes]:
@@ -166,14 +164,24 @@ def _spelled_one_way(tracked: Tracked, key: Key) -> list[bytes]:
     ]
 
 
-def find_write(tracked: Tracked, sections: Sequence[Section], key: Key) -> tuple[Section, int] | None:
-    """Where an entry writes a row: the section, and the row's place in it; an entry names a row at most once."""
+def written_by(state: State, tracked: Tracked, key: Key, number: int, seq: int) -> Write | None:
+    """What one entry wrote of a row; None if it is not held, is not about rows, or does not name this one."""
+    sql = "SELECT 1 FROM crdtlog__log WHERE writer = ? AND seq = ? AND kind = 'data'"
+    if state.connection.execute(sql, (number, seq)).fetchone() is None:
+        return None
+    return _write_in(tracked, key, state.log.sections(number, seq), number, seq)
+
+
+def _write_in(tracked: Tracked, key: Key, sections: Sequence[Section], number: int, seq: int) -> Write | None:
+    """The write of a row among an entry's sections; an entry names a row at most once."""
     wanted = normal_key(key, tracked.collations)
     for section in sections:
-        if section.table == tracked.table_id:
-            for row, spelled in enumerate(zip(*section.keys, strict=True)):
-                if spelled == wanted or normal_key(spelled, tracked.collations) == wanted:
-                    return section, row
+        if section.table != tracked.table_id:
+            continue
+        for row, spelled in enumerate(zip(*section.keys, strict=True)):
+            if spelled == wanted or normal_key(spelled, tracked.collations) == wanted:
+                cells = dict(zip(section.slots, (column[row] for column in section.cells), strict=True))
+                return Write(Version(section.stamps[row], number, seq), section.operation, cells)
     return None
 
 
@@ -189,12 +197,7 @@ class _Fates:
         self.dead = row.compact.dead
         self.document: Document = document.expand(row.compact, tracked.slots)
         self.hidden = losing_versions(state, tracked, row.key)
-        self.names = dict(
-            state.connection.execute(
-                "SELECT w.id, coalesce(d.name, lower(hex(w.device))) FROM crdtlog__writer w "
-                "LEFT JOIN crdtlog__device d ON d.id = w.device"
-            )
-        )
+        self.names = device_names(state)
 
     def of(self, writes: Iterator[Write], slot: int | None) -> list[Written]:
         """The lines of some writes by time, alike on every device; those of one slot and the deletes if it is given."""
@@ -244,6 +247,16 @@ def losing_versions(state: State, tracked: Tracked, key: Key) -> dict[tuple[int,
             sql, (tracked.number, document_key(tracked, key))
         )
     }
+
+
+def device_names(state: State) -> dict[int, str]:
+    """The name of the device behind each local writer number; its id where it has no name."""
+    return dict(
+        state.connection.execute(
+            "SELECT w.id, coalesce(d.name, lower(hex(w.device))) FROM crdtlog__writer w "
+            "LEFT JOIN crdtlog__device d ON d.id = w.device"
+        )
+    )
 
 
 def dot_text(state: State, version: Version) -> str:

@@ -1,10 +1,16 @@
 """What random clients do to random tables: shapes of tables, statements, and the steps of a history."""
 
 import shutil
+import sqlite3
 from collections.abc import Iterable
+from contextlib import suppress
+from itertools import product
 from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
+
+from crdtlog.database import Database
+from tests.crdtlog.devices import closing_connection, send
 
 SHELL = shutil.which("sqlite3")
 
@@ -243,3 +249,51 @@ def steps(count: int, shapes: list[Shape]) -> st.SearchStrategy[list[Step]]:
         min_size=8,
         max_size=30,
     )
+
+
+@st.composite
+def quarrel(draw: st.DrawFn, count: int, shape: Shape) -> list[Step]:
+    """Rounds in which all devices write the same few rows, before some of them exchange entries."""
+    few = shape._replace(key={name: values[:2] for name, values in shape.key.items()})
+    table, columns = quoted(shape.name), {**few.key, **few.rest}
+    rows = [
+        [*map(literal, key), *(literal(draw(st.sampled_from(values))) for values in few.rest.values())]
+        for key in product(*few.key.values())
+    ]
+    names = ", ".join(map(quoted, columns))
+    inserts = [f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({', '.join(row)})" for row in rows]
+    history: list[Step] = [Client(0, inserts), *(Send(0, other) for other in range(1, count))]
+    everywhere = [
+        f"UPDATE {table} SET {quoted(name)} = {literal(value)}"
+        for name, values in few.rest.items()
+        for value in values
+    ]
+    one = st.one_of(statement([few]), st.sampled_from([*everywhere, *inserts]))
+    statements = st.lists(one, min_size=1, max_size=3)
+    device = st.integers(0, count - 1)
+    send = st.tuples(device, device).filter(lambda pair: pair[0] != pair[1]).map(lambda pair: Send(*pair))
+    for _ in range(draw(st.integers(1, 4))):
+        for writer in draw(st.permutations(range(count))):
+            history += [Client(writer, draw(statements)), Drain(writer)]
+        history += draw(st.lists(send, max_size=2))
+    return history
+
+
+def play(dbs: list[Database], history: list[Step]) -> None:
+    """What clients write on some devices, and what these send one another.
+
+    For tests that only want a history: writes that no trigger sees, and new beginnings, are left out.
+    """
+    for step in history:
+        match step:
+            case Client(device, statements, ending):
+                with closing_connection(dbs[device].path) as connection:
+                    connection.execute("BEGIN IMMEDIATE")
+                    for sql in statements:
+                        with suppress(sqlite3.IntegrityError):
+                            connection.execute(sql)
+                    connection.execute(ending)
+            case Drain(device):
+                dbs[device].drain_all()
+            case Send(source, target):
+                send(dbs[source], dbs[target])

@@ -1,5 +1,6 @@
 """What must be in the tables, and what must be kept, by definition: from the logs alone, one write after the other."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -7,6 +8,7 @@ from crdtlog.catalog import Tracked
 from crdtlog.connection import escaping_text
 from crdtlog.database import Database
 from crdtlog.entry import DELETE, INSERT, Entry, Section
+from crdtlog.history import OPERATIONS
 from crdtlog.values import Key, key_text, normal_key
 from tests.crdtlog.devices import (
     exact,
@@ -146,3 +148,23 @@ def entries_with_contexts(
 
 def uncovered(writes: list[Written]) -> list[Written]:
     return [write for write in writes if not any(other.covers(write) for other in writes)]
+
+
+Line = tuple[str, str | None, Any, str]
+
+
+def logged_lines(db: Database, table: str) -> dict[Key, Counter[Line]]:
+    """What the logs hold of each row: operation, column, value and dot."""
+    tracked = db._state.table(table)
+    names = {slot: column.name for slot, column in tracked.cells}
+    found: dict[Key, Counter[Line]] = {}
+    for item, sections in logged(db):
+        for section in sections:
+            for row in range(section.rows):
+                columns = zip(section.slots, section.cells, strict=True)
+                cells: list[tuple[str | None, Any]] = [(names[slot], column[row]) for slot, column in columns]
+                lines = found.setdefault(named(tracked, section.key(row)), Counter())
+                for name, value in cells or [(None, None)]:
+                    dot = f"{item.writer.hex()}:{item.seq}"
+                    lines[OPERATIONS[section.operation], name, exact(value), dot] += 1
+    return found

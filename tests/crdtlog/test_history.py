@@ -1,9 +1,7 @@
 """History: every write of a row is told once, alike on every device, with what became of it."""
 
-import sqlite3
 import time
 from collections import Counter
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -12,66 +10,25 @@ from hypothesis import strategies as st
 
 from crdtlog.database import Database
 from crdtlog.errors import NoSuchRow, NoSuchTable, Usage
-from crdtlog.history import OPERATIONS, Written
-from crdtlog.values import Key, key_text
-from tests.crdtlog.clients import SHAPES, Client, Drain, Send, Shape, Step, steps
+from crdtlog.history import Written
+from crdtlog.values import key_text
+from tests.crdtlog.clients import SHAPES, Shape, play, quarrel
 from tests.crdtlog.devices import (
     World,
-    closing_connection,
     devices,
     exact,
     fill,
-    logged,
     pair,
     quick_directory,
-    send,
     sync,
     sync_all,
     write_apart,
 )
-from tests.crdtlog.oracle import content, named
+from tests.crdtlog.oracle import content, logged_lines
 
 TABLE = "CREATE TABLE t (id TEXT PRIMARY KEY, v, n INTEGER)"
 
 # --- any history --------------------------------------------------------------------------------------------------
-
-
-def play(dbs: list[Database], steps: list[Step]) -> None:
-    """What clients write on some devices, and what these send one another; at the end all have everything."""
-    for step in steps:
-        match step:
-            case Client(device, statements, ending):
-                with closing_connection(dbs[device].path) as connection:
-                    connection.execute("BEGIN IMMEDIATE")
-                    for sql in statements:
-                        with suppress(sqlite3.IntegrityError):
-                            connection.execute(sql)
-                    connection.execute(ending)
-            case Drain(device):
-                dbs[device].drain_all()
-            case Send(source, target):
-                send(dbs[source], dbs[target])
-    sync_all(dbs)
-
-
-Line = tuple[str, str | None, Any, str]
-
-
-def lines_of_the_logs(db: Database, table: str) -> dict[Key, Counter[Line]]:
-    """What the logs hold of each row: operation, column, value and dot."""
-    tracked = db._state.table(table)
-    names = {slot: column.name for slot, column in tracked.cells}
-    found: dict[Key, Counter[Line]] = {}
-    for item, sections in logged(db):
-        for section in sections:
-            for row in range(section.rows):
-                columns = zip(section.slots, section.cells, strict=True)
-                cells: list[tuple[str | None, Any]] = [(names[slot], column[row]) for slot, column in columns]
-                lines = found.setdefault(named(tracked, section.key(row)), Counter())
-                for name, value in cells or [(None, None)]:
-                    dot = f"{item.writer.hex()}:{item.seq}"
-                    lines[OPERATIONS[section.operation], name, exact(value), dot] += 1
-    return found
 
 
 def listed(db: Database) -> dict[Any, set[tuple[str | None, str]]]:
@@ -86,15 +43,16 @@ def listed(db: Database) -> dict[Any, set[tuple[str | None, str]]]:
 def test_every_write_of_a_row_is_in_its_history_once_with_what_became_of_it(
     choose: st.DataObject, shape: Shape
 ) -> None:
-    plan = choose.draw(steps(2, [shape]))
+    plan = choose.draw(quarrel(2, shape))
     with quick_directory() as directory, World(directory) as world:
         dbs = devices(world, ["ant", "bee"], [shape.sql])
         play(dbs, plan)
+        sync_all(dbs)
         db = dbs[0]
         tracked, shown, conflicts = db._state.table(shape.name), content(db)[shape.name], listed(db)
         names = {slot: column.name for slot, column in tracked.cells}
 
-        for key, lines in lines_of_the_logs(db, shape.name).items():
+        for key, lines in logged_lines(db, shape.name).items():
             told = db.history(shape.name, key)
             assert told == dbs[1].history(shape.name, key)
             assert told == sorted(told, key=lambda line: line.at or "")
