@@ -16,7 +16,7 @@ from crdtlog.entry import DELETE, INSERT, UPDATE, Section, decode_data
 from crdtlog.errors import NoSuchRow, NoSuchTable, Usage
 from crdtlog.rows import document_key
 from crdtlog.state import State
-from crdtlog.values import Key, Value, normal_key, possible_keys, text_bytes
+from crdtlog.values import KEY_HINT, Key, Value, normal_key, possible_keys, text_bytes
 
 OPERATIONS = {INSERT: "insert", UPDATE: "update", DELETE: "delete"}
 SHOWS, LOST, OVERWRITTEN = "shows", "lost", "overwritten"
@@ -89,10 +89,7 @@ def find_row(state: State, tracked: Tracked, key: Value | Sequence[Value]) -> Ro
         if rows:
             *spelled, writer, seq, at, dead, strata = rows[0]
             return Row(tuple(spelled), Compact(writer, seq, clock.from_sql(at), bool(dead), strata or b""))
-    raise NoSuchRow(
-        f"the log has no row {key!r} of table {tracked.name}",
-        "Write a key as `crdtlog conflicts` shows it; several columns are a JSON array, as in '[\"a\", 1]'.",
-    )
+    raise NoSuchRow(f"the log has no row {key!r} of table {tracked.name}", KEY_HINT)
 
 
 def _possible_keys(tracked: Tracked, key: Value | Sequence[Value]) -> list[Key]:
@@ -101,18 +98,18 @@ def _possible_keys(tracked: Tracked, key: Value | Sequence[Value]) -> list[Key]:
         return possible_keys(key, width, tracked.key_affinities)
     values = (key,) if key is None or isinstance(key, int | float | bytes) else tuple(key)
     if len(values) != width:
-        raise Usage(f"the key of {tracked.name} has {width} columns, {len(values)} were given")
+        raise Usage(f"the key of {tracked.name} has {width} columns, {len(values)} were given", KEY_HINT)
     return [values]
 
 
 def _checked(sql: str, key: Key) -> tuple[str, Sequence[object]]:
     """A statement with a key as its parameters, which SQLite can take."""
     if any(type(value) is int and not -(1 << 63) <= value < 1 << 63 for value in key):
-        raise Usage("an integer in a key does not fit 64 bits")
+        raise Usage("an integer in a key does not fit 64 bits", KEY_HINT)
     try:
         return bindable(sql, key)
     except UnicodeEncodeError:
-        raise Usage("a text in a key holds what is no character") from None
+        raise Usage("a text in a key holds what is no character", KEY_HINT) from None
 
 
 def slot_of(tracked: Tracked, column: str) -> int:

@@ -134,8 +134,8 @@ def _chosen(state: State, tracked: Tracked, row: Row, slot: int | None, dot: str
             f"Name a column and one of its versions: {look}",
         )
     raise NoSuchVersion(
-        f"{dot} has not written that column of row {shown!r} of table {tracked.name}",
-        f"See who wrote it: {look}",
+        f"row {shown!r} of table {tracked.name} has no version {dot} of that column",
+        f"See its versions: {look}",
     )
 
 

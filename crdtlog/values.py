@@ -175,6 +175,12 @@ def is_plain_text(value: str) -> bool:
     return True
 
 
+#: How a person writes a key.
+KEY_HINT = (
+    "Write a key as `crdtlog conflicts` shows it; several columns are a JSON array, as in '[\"a\", 1]'."
+)
+
+
 def possible_keys(text: str, width: int, affinities: Sequence[str]) -> list[Key]:
     """The keys that a person who typed this may mean, likeliest first: the inverse of `key_text`. Raises `Usage`.
 
@@ -198,14 +204,10 @@ def _parsed_key(text: str, width: int) -> Key:
     try:
         parsed = json.loads(text, strict=False)
     except (ValueError, RecursionError):
-        raise Usage(
-            f"{text!r} is no key of {width} columns", "Write it as a JSON array, as in '[\"a\", 1]'."
-        ) from None
+        raise Usage(f"{text!r} is no key of {width} columns", KEY_HINT) from None
     items = parsed if isinstance(parsed, list) else [parsed]
     if len(items) != width:
-        raise Usage(
-            f"the key has {width} columns, {len(items)} were given", "Write all of them as one JSON array."
-        )
+        raise Usage(f"the key has {width} columns, {len(items)} were given", KEY_HINT)
     return tuple(_from_json(item) for item in items)
 
 
@@ -232,11 +234,11 @@ def _from_json(item: object) -> Value:
         try:
             raw = bytes.fromhex(str(digits))
         except ValueError:
-            raise Usage(f"a key's {form} must be hexadecimal") from None
+            raise Usage(f"a key's {form} must be hexadecimal", KEY_HINT) from None
         return raw if form == "hex" else raw.decode("utf-8", "surrogateescape")
     if type(item) in _VALUE_TYPES:
         with suppress(Malformed, UnicodeEncodeError):
             check_column([item])
             pack(item)
             return cast(Value, item)
-    raise Usage("a key's parts are text, numbers of 64 bits, null or blobs")
+    raise Usage("a key's parts are text, numbers of 64 bits, null or blobs", KEY_HINT)

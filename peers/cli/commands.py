@@ -19,6 +19,8 @@ COMMANDS = {
     "status": "peers.cli.status:status",
     "devices": "peers.cli.show:devices",
     "conflicts": "peers.cli.show:conflicts",
+    "restore-value": "peers.cli.history:restore_value",
+    "history": "peers.cli.history:history",
     "log": "peers.cli.show:log",
     "sql": "peers.cli.sql:sql",
     "verify": "peers.cli.check:verify",

@@ -14,6 +14,7 @@ import click
 
 from peers.cli.arguments import file_argument, json_option
 from peers.cli.files import drain, opened
+from peers.cli.history import short_dots
 from peers.cli.output import json_row, moment, say, shortened, show_data, show_json, show_table, visible
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def device_rows(database: "Database") -> list[dict[str, Any]]:
 def conflicts(file: Path, as_json: bool) -> None:
     """List the values that lost against a concurrent write, with the device and the time of each.
 
-    The table shows the winner. A write of the same cell by any device that has both settles the conflict.
+    The table shows the winner. A write of the same cell by any device that has both settles the conflict; `crdtlog
+    restore-value` writes one of the values again. COLUMN is NULL for a row that was deleted as a whole.
 
     \b
     Example:
@@ -81,16 +83,18 @@ def conflicts(file: Path, as_json: bool) -> None:
     with opened(file) as database:
         drain(database)
         rows = database.conflicts()
+        dots = short_dots(database)
     if as_json:
         show_json({"conflicts": [json_row(row) for row in rows]})
     elif rows:
         show_table(
-            ("TABLE", "KEY", "COLUMN", "LOSING VALUE", "DEVICE", "WRITTEN (UTC)"),
+            ("TABLE", "KEY", "COLUMN", "LOSING VALUE", "DEVICE", "WRITTEN (UTC)", "DOT"),
             [
                 (
                     *(_short(row[name]) for name in ("table", "key", "column", "value")),
                     row["device"],
                     moment(row["at"]),
+                    dots(row["dot"]),
                 )
                 for row in rows
             ],

@@ -428,7 +428,7 @@ def test_a_name_that_two_versions_share_is_refused_with_both(world: World) -> No
         ("t", "no", "v", "one:3", NoSuchRow, "no row 'no'"),
         ("t", "k", "w", "one:3", NoSuchTable, "no column 'w'"),
         ("t", "k", "id", "one:3", NoSuchTable, "part of its key"),
-        ("t", "k", "v", "one:1", NoSuchVersion, "one:1 has not written that column of row 'k'"),
+        ("t", "k", "v", "one:1", NoSuchVersion, "row 'k' of table t has no version one:1 of that"),
         ("t", "k", "v", "one:99", NoSuchVersion, "one:99"),
         ("t", "k", "v", "nobody:3", NoSuchVersion, "nobody:3"),
         ("t", "k", "n", "one:4", NoSuchVersion, "one:4"),
