@@ -46,6 +46,8 @@ def history(
 ) -> list[Written]:
     """All writes of one row by time, as far as the log goes; of one column and the row's deletes if `column` is given.
 
+    Only what was drained is in the log.
+
     Cost: the whole log is read once, as entries know rows only inside their payloads. Every data entry is read and
     decompressed, one at a time, and decoded if it may hold the row: some 30 microseconds for a small entry, a quarter
     of a millisecond for one of thousands of rows, three times that for numbered tables, whose keys are not searched

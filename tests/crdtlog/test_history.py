@@ -69,6 +69,30 @@ def test_every_write_of_a_row_is_in_its_history_once_with_what_became_of_it(
         assert not conflicts
 
 
+@given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["v", "n"]), st.booleans()), max_size=15))
+def test_every_value_that_a_device_has_taken_in_is_told_once_under_its_name(
+    writes: list[tuple[int, str, bool]],
+) -> None:
+    with quick_directory() as directory, World(directory) as world:
+        names = ["ant", "bee", "cat"]
+        dbs = devices(world, names, [TABLE], "INSERT INTO t VALUES ('k', -1, -2)")
+        for number, (device, column, exchange) in enumerate(writes):
+            dbs[device].execute(f"UPDATE t SET {column} = ?", (number,))
+            dbs[device].drain_all()
+            if exchange:
+                sync(dbs[device], dbs[device - 1])
+        sync_all(dbs)
+
+        for db in dbs:
+            lines = [(x.device, x.column, x.value) for x in db.history("t", "k")]
+            expected = [(names[device], column, number) for number, (device, column, _) in enumerate(writes)]
+            assert sorted(lines, key=lambda line: line[2]) == [
+                ("ant", "n", -2),
+                ("ant", "v", -1),
+                *expected,
+            ]
+
+
 # --- one by one ---------------------------------------------------------------------------------------------------
 
 
