@@ -256,7 +256,7 @@ class Contested:
                 base, _ = merging.base_of(self.state, self.tracked, self.key, of.slot, (of.writer, of.seq))
                 self.shown[of] = base.value
             else:
-                self.shown[of] = merging.show(self.state, self.tracked, of, doc)
+                self.shown[of] = merging.show(self.state, self.tracked, of, self.docs)
         return self.shown[of]
 
     def _write_row(self, merged: Merged, shown: dict[int, Value]) -> bytes | None:

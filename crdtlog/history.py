@@ -12,8 +12,9 @@ from crdtlog import clock, document
 from crdtlog.catalog import Tracked
 from crdtlog.connection import bindable, fetch, translated
 from crdtlog.document import Compact, Document, Version
-from crdtlog.entry import DELETE, INSERT, UPDATE, Section, decode_data
+from crdtlog.entry import DELETE, INSERT, UPDATE, Patch, Section, decode_data
 from crdtlog.errors import NoSuchRow, NoSuchTable, Usage
+from crdtlog.merge_history import PatchedValues
 from crdtlog.rows import document_key
 from crdtlog.state import State
 from crdtlog.values import KEY_HINT, Key, Value, normal_key, possible_keys, text_bytes
@@ -135,22 +136,32 @@ def slot_of(tracked: Tracked, column: str) -> int:
 
 
 class Write(NamedTuple):
-    """What one entry says of the row."""
+    """What one entry says of the row; `patches` are of cells that are not among `cells` until `_writes` fills them."""
 
     version: Version
     operation: int
     cells: dict[int, Value]
+    patches: dict[int, Patch]
 
 
 def _writes(state: State, tracked: Tracked, key: Key) -> Iterator[Write]:
-    """Every write of a row that the log holds, in the order in which entries came."""
+    """Every write of a row that the log holds, in the order in which entries came; a patch as what its author saw."""
     needles = [tracked.table_id, *_spelled_one_way(tracked, key)]
-    for number, item in state.log.data_entries():
+    patched = PatchedValues(state, tracked, key)
+    contexts: dict[int, dict[bytes, int]] = {}
+    for number, item in state.log.entries():
+        context = contexts.setdefault(number, {})
+        context.update((named.writer, named.seq) for named in item.context)
+        if item.kind != "data":
+            continue
         raw = item.payload()
         if not all(needle in raw for needle in needles):
             continue
         sections = decode_data(raw, item.first_stamp, item.last_stamp).sections
         if write := _write_in(tracked, key, sections, number, item.seq):
+            seen = {**context, item.writer: item.seq - 1} if write.patches else {}
+            for slot, patch in write.patches.items():
+                write.cells[slot] = patched.value(slot, patch, write.version, seen)
             yield write
 
 
@@ -168,7 +179,10 @@ def written_by(state: State, tracked: Tracked, key: Key, number: int, seq: int) 
     sql = "SELECT 1 FROM crdtlog__log WHERE writer = ? AND seq = ? AND kind = 'data'"
     if state.connection.execute(sql, (number, seq)).fetchone() is None:
         return None
-    return _write_in(tracked, key, state.log.sections(number, seq), number, seq)
+    write = _write_in(tracked, key, state.log.sections(number, seq), number, seq)
+    if write is None or not write.patches:
+        return write
+    return next(whole for whole in _writes(state, tracked, key) if whole.version == write.version)
 
 
 def _write_in(tracked: Tracked, key: Key, sections: Sequence[Section], number: int, seq: int) -> Write | None:
@@ -179,8 +193,15 @@ def _write_in(tracked: Tracked, key: Key, sections: Sequence[Section], number: i
             continue
         for row, spelled in enumerate(zip(*section.keys, strict=True)):
             if spelled == wanted or normal_key(spelled, tracked.collations) == wanted:
-                cells = dict(zip(section.slots, (column[row] for column in section.cells), strict=True))
-                return Write(Version(section.stamps[row], number, seq), section.operation, cells)
+                patches = {
+                    slot: patch
+                    for slot, column in section.patches.items()
+                    if (patch := column[row]) is not None
+                }
+                values = zip(section.slots, (column[row] for column in section.cells), strict=True)
+                cells = {slot: value for slot, value in values if slot not in patches}
+                version = Version(section.stamps[row], number, seq)
+                return Write(version, section.operation, cells, patches)
     return None
 
 

@@ -270,10 +270,10 @@ class Log:
             raise EntryRefused(f"entry {seq} of writer {self.ids[number].hex()[:12]} is not held")
         return cast(bytes, row[0])
 
-    def data_entries(self) -> Iterator[tuple[int, Entry]]:
-        """Every held data entry with its writer's local number, one at a time, as they were stored."""
+    def entries(self) -> Iterator[tuple[int, Entry]]:
+        """Every held entry with its writer's local number, one at a time, as they were stored."""
         for number, signed in self._connection.execute(
-            "SELECT writer, signed FROM crdtlog__log WHERE kind = 'data' ORDER BY position"
+            "SELECT writer, signed FROM crdtlog__log ORDER BY position"
         ):
             yield number, entry.decode(entry.split(signed).body)
 

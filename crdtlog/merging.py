@@ -359,9 +359,14 @@ def named(state: State, tracked: Tracked, item: OtherPatch) -> Name:
     return _name(state, item.slot, item.patch)
 
 
-def show(state: State, tracked: Tracked, of: Name, doc: Doc) -> Value:
+def show(state: State, tracked: Tracked, of: Name, docs: RowDocs) -> Value:
     """What a stored document shows."""
-    (merged,) = state.documents(of.kind).merge([kinds.Merge(doc.state, _begun_by(state, of), ())])
-    if isinstance(merged, Failure):
-        raise EntryRefused(f"a cell of {tracked.name} cannot be shown: {merged.reason}")
-    return as_stored(state, tracked.affinity(of.slot), merged.shown)
+    doc = docs.docs[of]
+    if of.kind == COUNTER:
+        value = counter.shown(unpack_own(doc.state), docs.sums[of.slot])
+    else:
+        (merged,) = state.documents(of.kind).merge([kinds.Merge(doc.state, _begun_by(state, of), ())])
+        if isinstance(merged, Failure):
+            raise EntryRefused(f"a cell of {tracked.name} cannot be shown: {merged.reason}")
+        value = merged.shown
+    return as_stored(state, tracked.affinity(of.slot), value)

@@ -7,7 +7,7 @@ are here, and settles the conflict on every device. Values come from the log by 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from crdtlog import document
+from crdtlog import document, merging
 from crdtlog.catalog import Tracked
 from crdtlog.connection import bindable, execute_rows, fetch
 from crdtlog.document import BIRTH, Version
@@ -178,8 +178,13 @@ def _update(state: State, tracked: Tracked, row: Row, slot: int, value: Value) -
 def _insert(state: State, tracked: Tracked, row: Row, chosen: dict[int, Value]) -> None:
     """Insert a deleted row with the values that its document still names, or what was chosen instead."""
     values: dict[int, Value] = {}
+    docs = merging.load(state, tracked, document_key(tracked, row.key))
     for slot, version in document.expand(row.compact, tracked.slots).showing.items():
-        if slot != BIRTH and slot not in chosen:
+        if slot == BIRTH or slot in chosen:
+            continue
+        if (of := docs.of(slot, (version.writer, version.seq))) is not None:
+            values[slot] = merging.show(state, tracked, of, docs)
+        else:
             write = written_by(state, tracked, row.key, version.writer, version.seq)
             assert write is not None, "a document names an entry that did not write the row"
             values[slot] = write.cells[slot]

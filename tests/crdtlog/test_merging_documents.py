@@ -239,3 +239,55 @@ def test_what_does_not_merge_is_listed_with_a_row_and_the_reason(world: World) -
         ("n", "counter", 1, "odd"),
         ("n", "counter", 1, "big"),
     }
+
+
+def test_history_tells_what_each_author_saw_after_a_patch(world: World) -> None:
+    one, other = fleet(world, 2)
+    write_apart([one], "UPDATE t SET meta = json_set(meta, '$.one', 1), n = n + 1")
+    write_apart([other], "UPDATE t SET meta = json_set(meta, '$.other', 2), n = n + 5")
+    sync_all([one, other])
+    write_apart([other], "UPDATE t SET meta = json_set(meta, '$.both', 3), n = n + 1")
+    sync_all([one, other])
+    for column, values in {
+        "meta": [
+            '{"x": 1, "y": [1, 2]}',
+            '{"x":1,"y":[1,2],"one":1}',
+            '{"x":1,"y":[1,2],"other":2}',
+            '{"x":1,"y":[1,2],"one":1,"other":2,"both":3}',
+        ],
+        "n": [1, 2, 6, 8],
+    }.items():
+        told = [[line.value for line in db.history("t", "a", column)] for db in (one, other)]
+        assert told[0] == told[1]
+        assert told[0][:3] == values[:3]
+        assert str(told[0][3]).count(":") == str(values[3]).count(":")
+
+
+def test_a_merge_that_was_taken_back_by_a_stale_save_can_be_restored(world: World) -> None:
+    one, other = fleet(world, 2)
+    ((stale,),) = rows_of(one, "SELECT meta FROM t")
+    write_apart([other], "UPDATE t SET meta = json_set(meta, '$.work', 'of an hour')")
+    sync_all([one, other])
+    write_apart([one], f"UPDATE t SET meta = '{stale}'")
+    sync_all([one, other])
+    assert "hour" not in str(rows_of(other, "SELECT meta FROM t"))
+    lost = next(line for line in one.history("t", "a", "meta") if "hour" in str(line.value))
+    one.restore_value("t", "a", "meta", lost.dot)
+    sync_all([one, other])
+    assert rows_of(other, "SELECT meta FROM t") == [(lost.value,)]
+    assert_converged([one, other], ["t"])
+
+
+def test_a_deleted_row_is_restored_with_its_merged_cells(world: World) -> None:
+    one, other = fleet(world, 2)
+    merged = both(one, other, '{"x": 2}', '{"x": 1, "w": 1}')
+    write_apart([other], "UPDATE t SET n = n + 1")
+    write_apart([one], "DELETE FROM t")
+    sync_all([one, other])
+    if rows_of(one, "SELECT 1 FROM t"):
+        return
+    ((dot,),) = rows_of(one, 'SELECT dot FROM crdtlog_conflicts WHERE "column" IS NULL')
+    one.restore_value("t", "a", None, dot)
+    sync_all([one, other])
+    assert rows_of(other, "SELECT meta, n FROM t") == [(merged, 2)]
+    assert_converged([one, other], ["t"])

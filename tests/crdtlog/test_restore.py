@@ -12,7 +12,7 @@ from crdtlog.database import Database
 from crdtlog.errors import NoSuchRow, NoSuchTable, NoSuchVersion, TablePaused, Usage
 from crdtlog.restore import Restored
 from crdtlog.values import key_text
-from tests.crdtlog.clients import SHAPES, Shape, play, quarrel
+from tests.crdtlog.clients import SHAPES, Shape, literal, play, quarrel
 from tests.crdtlog.devices import (
     World,
     assert_converged,
@@ -346,7 +346,7 @@ VALUES = [
 ]
 
 
-@pytest.mark.parametrize("value", [*VALUES, memoryview(b"\xff\0\xfe")], ids=repr)
+@pytest.mark.parametrize("value", [*VALUES, memoryview(b"\xff\0\xfe")], ids=literal)
 def test_every_value_comes_back_bit_for_bit(world: World, value: Any) -> None:
     one, other = pair(world, TABLE, rows="INSERT INTO t VALUES ('k', 'old', 0)")
     odd = isinstance(value, memoryview)

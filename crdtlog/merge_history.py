@@ -1,0 +1,71 @@
+"""What a patched cell showed to its author: documents built again from the log, as far as each author had seen.
+
+Fed with a row's writes in causal order. The one idea: where an author had seen all patches so far, as nearly always,
+the next value is one patch away from the last.
+"""
+
+from typing import NamedTuple
+
+from crdtlog import merging
+from crdtlog.catalog import Tracked
+from crdtlog.document import Version
+from crdtlog.entry import Patch
+from crdtlog.kinds import COUNTER, Base, Failure, Merge, Origin, counter
+from crdtlog.merging import Name
+from crdtlog.state import State
+from crdtlog.values import Key, Value
+
+
+class _Step(NamedTuple):
+    patch: bytes
+    origin: Origin
+
+
+class PatchedValues:
+    """The patches of one row's cells so far, and what they show."""
+
+    def __init__(self, state: State, tracked: Tracked, key: Key) -> None:
+        self._state = state
+        self._tracked = tracked
+        self._key = key
+        self._steps: dict[Name, list[_Step]] = {}
+        self._counted: dict[int, list[_Step]] = {}
+        self._bases: dict[Name, Base] = {}
+        #: documents with all of their steps in them
+        self._whole: dict[Name, bytes] = {}
+
+    def value(self, slot: int, patch: Patch, version: Version, seen: dict[bytes, int]) -> Value:
+        """What the cell showed after a patch to its author, who had seen those entries; None if nobody can tell."""
+        writer = self._state.log.writers[patch.writer]
+        of = Name(slot, writer.number, patch.seq, patch.kind)
+        if of not in self._bases:
+            dot = (of.writer, of.seq)
+            self._bases[of], _ = merging.base_of(self._state, self._tracked, self._key, slot, dot)
+        step = _Step(patch.data, Origin(version.stamp, self._state.log.ids[version.writer], version.seq))
+        value = self._count(of, step, seen) if patch.kind == COUNTER else self._merge(of, step, seen)
+        return merging.as_stored(self._state, self._tracked.affinity(slot), value)
+
+    def _count(self, of: Name, step: _Step, seen: dict[bytes, int]) -> Value:
+        steps = self._counted.setdefault(of.slot, [])
+        steps.append(step)
+        added = counter.ZERO
+        for each in steps:
+            if each is step or _is_seen(each, seen):
+                added = counter.add(added, counter.decode(each.patch))
+        return counter.shown(self._bases[of].value, added)
+
+    def _merge(self, of: Name, step: _Step, seen: dict[bytes, int]) -> Value:
+        before = self._steps.setdefault(of, [])
+        known = [each for each in before if _is_seen(each, seen)]
+        jobs = [Merge(self._whole.get(of), self._bases[of], [step])]
+        if len(known) < len(before):
+            jobs.append(Merge(None, self._bases[of], [*known, step]))
+        before.append(step)
+        done = self._state.documents(of.kind).merge(jobs)
+        if not isinstance(done[0], Failure):
+            self._whole[of] = done[0].state
+        return None if isinstance(done[-1], Failure) else done[-1].shown
+
+
+def _is_seen(step: _Step, seen: dict[bytes, int]) -> bool:
+    return seen.get(step.origin.writer, 0) >= step.origin.seq
