@@ -15,7 +15,7 @@ from typing import Any
 from crdtlog.kinds import Origin
 from crdtlog.kinds.jsonmatch import IDENTITIES, NAME, Effort, Pairs, Traits, align, gaps, pair
 from crdtlog.kinds.jsonstate import ARRAY, FORMAT, OBJECT, Document, Id, Node, sequence
-from crdtlog.kinds.jsontext import Json
+from crdtlog.kinds.jsontext import MAX_NODES, Json
 from crdtlog.values import pack
 
 #: Shapes of edits, their modes, and what happens to elements; see `jsontree`.
@@ -25,7 +25,9 @@ INSERT, EDIT, DELETE = 0, 1, 2
 
 MAX_LEVEL = 1 << 48
 MAX_INDEX = 1 << 32
-MAX_DELETED = 1 << 20
+#: Edits in one patch, and elements that it may delete: a few bytes could ask for much work.
+MAX_EDITS = 2 * MAX_NODES
+MAX_DELETED = 1 << 18
 
 _SAME = object()
 
@@ -43,12 +45,12 @@ def fresh(tree: Json) -> object:
 
 
 def patch(document: Document, tree: Json, origin: Origin) -> bytes | None:
-    """The patch that makes a document show a tree, b"" if it does; None if it would delete too much."""
+    """The patch that makes a document show a tree, b"" if it does; None if it would have to say too much."""
     author = _Author()
     edit = author.edit(document.root, tree)
     if edit is _SAME:
         return b""
-    if author.deleted > MAX_DELETED:
+    if author.deleted > MAX_DELETED or _count(edit) > MAX_EDITS:
         return None
     seen: list[bytes | int] = []
     for writer, seq in author.seen.items():
@@ -286,6 +288,16 @@ class _Beside:
 def _writes(edit: object) -> bool:
     """Whether an edit writes something, and does not only delete."""
     return edit[1] != ENDING if isinstance(edit, list) else edit is not None
+
+
+def _count(edit: Any) -> int:
+    """How many edits an edit is, with those within."""
+    if not isinstance(edit, list):
+        return 1
+    if edit[0] == MEMBERS:
+        return 1 + sum(map(_count, edit[5::3]))
+    within = (step[3:] if step[0] == INSERT else step[2:] if step[0] == EDIT else () for step in edit[2:])
+    return 1 + sum(sum(map(_count, edits)) for edits in within)
 
 
 def _traits_of_object(members: dict[str, Hashable]) -> Traits:

@@ -283,7 +283,6 @@ class _Encoder:
         anchors: list[int] = []
         out: list[object] = [anchors]
         writers = self.writers
-        before: Id | None = None
         was_bare = False
         run: list[Any] = []
         for name in sorted(node.elements):
@@ -291,7 +290,8 @@ class _Encoder:
             writer, seq, number = name
             bare, place = element.is_bare(), element.place
             chained = place is not None and place.right and place.parent == (writer, seq, number - 1)
-            if chained and bare == was_bare and before == (writer, seq, number - 1):
+            # Positions of one patch end together, so the parent of what is chained is the one just before.
+            if chained and bare == was_bare:
                 run[3] += -1 if bare else 1
             else:
                 where = _CHAINED if chained else self.place(place)
@@ -301,7 +301,7 @@ class _Encoder:
                 run.append(self.node(element))
             for anchor, anchor_seq in sorted(element.anchors):
                 anchors += (writers[writer], seq, number, writers[anchor], anchor_seq)
-            before, was_bare = name, bare
+            was_bare = bare
         return out
 
     def place(self, place: Place | None) -> object:

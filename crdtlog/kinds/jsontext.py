@@ -20,7 +20,7 @@ Json: TypeAlias = str | dict[str, "Json"] | list["Json"]
 MAX_DEPTH = 100
 #: Bytes of one text, and values in it.
 MAX_TEXT = 1 << 20
-MAX_NODES = 100_000
+MAX_NODES = 50_000
 
 
 class _Number(str):

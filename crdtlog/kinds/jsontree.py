@@ -130,6 +130,7 @@ class _Merge:
         self.names = names
         self.seen = dict(names)
         self.number = 0
+        self.edits_left = jsondiff.MAX_EDITS
         self.deletes_left = jsondiff.MAX_DELETED
 
     def write(self, root: Node, edit: Any) -> None:
@@ -139,6 +140,9 @@ class _Merge:
 
     def edit(self, node: Node, edit: Any, order: Order, depth: int, clear: bool) -> bool:
         """Edit a place, and tell whether something was written. `clear`: what was seen here has ended already."""
+        self.edits_left -= 1
+        if self.edits_left < 0:
+            raise Malformed("a patch to a JSON document says too much")
         if edit is None:
             if not clear:
                 node.forget(self.seen)
@@ -210,8 +214,10 @@ class _Merge:
                     self.deletes_left -= count
                     writer, seq, first = self.id(name)
                     for number in range(first, first + count):
-                        self.name(named, (writer, seq, number))
-                        self.edit_element(node, (writer, seq, number), None, depth, clear, anchor=False)
+                        found = writer, seq, number
+                        self.name(named, found)
+                        if found in node.elements:
+                            self.delete(node, found, clear)
                 case _:
                     raise _malformed()
         return wrote
@@ -228,19 +234,25 @@ class _Merge:
             node.elements[name] = element
             place = Place(name, True)
 
-    def edit_element(
-        self, node: Node, name: Id, edit: Any, depth: int, clear: bool, *, anchor: bool = True
-    ) -> bool:
-        """Edit an element, which may be gone. Deleting one leaves an anchor where nothing else holds its place."""
+    def edit_element(self, node: Node, name: Id, edit: Any, depth: int, clear: bool) -> bool:
+        """Edit an element, which may be gone. Deleting it so leaves an anchor, as nothing else holds its place."""
         element = node.elements.get(name) or Node()
         wrote = self.edit(element, edit, NO_ORDER, depth, clear)
-        if edit is None and anchor:
+        if edit is None:
             element.anchors |= {(self.origin.writer, self.origin.seq)}
         if element.is_gone():
             node.elements.pop(name, None)
         else:
             node.elements[name] = element
         return wrote
+
+    def delete(self, node: Node, name: Id, clear: bool) -> None:
+        """Delete an element; its position stays."""
+        element = node.elements[name]
+        if not clear:
+            element.forget(self.seen)
+        if element.is_gone():
+            del node.elements[name]
 
     def name(self, named: set[Id], name: Id) -> None:
         """Note that a patch names an element: once, or work would not be bounded by its size."""

@@ -4,13 +4,13 @@ from itertools import permutations
 
 from hypothesis import strategies as st
 
-from crdtlog.kinds import Origin, jsontext
+from crdtlog.kinds import Mergeable, Origin, jsontext
 from crdtlog.kinds.jsonstate import decode, encode
 from crdtlog.kinds.jsontext import Json, minified
 from crdtlog.kinds.jsontree import JsonTree
 
-KIND = JsonTree()
-A, B, C = (bytes([letter]) * 24 for letter in b"ABC")
+KIND: Mergeable = JsonTree()
+A, B, C, D = (bytes([letter]) * 24 for letter in b"ABCD")
 
 KEYS = st.sampled_from(["a", "b", "c", "id", "name"])
 SCALARS = st.sampled_from(
@@ -50,22 +50,24 @@ def change(state: bytes, text: str, origin: Origin) -> bytes:
     return patch
 
 
-def together(base: str, *texts: str, stamps: tuple[int, ...] = (10, 20, 30)) -> str:
-    """What all devices show after each of them has written one text apart, the first with the lowest stamp."""
-    state = started(base)
-    writers = [A, B, C]
-    origins = [
-        Origin(stamps[at], writers[at], 2 if writers[at] == A else 1)  # A wrote the base
-        for at in range(len(texts))
-    ]
-    patches = [(change(state, text, origin), origin) for text, origin in zip(texts, origins, strict=True)]
-    ends = set()
+def merged(state: bytes, *texts: tuple[str, Origin]) -> bytes:
+    """A document with what several have written to it apart."""
+    patches = [(change(state, text, origin), origin) for text, origin in texts]
+    ends = set[bytes]()
     for order in permutations(patches):
         end = state
         for patch, origin in order:
             end = KIND.merge(end, patch, origin)
         ends.add(end)
     assert len(ends) == 1
-    shown = KIND.show(ends.pop())
-    assert minified(parsed(shown)) == shown
-    return shown
+    return ends.pop()
+
+
+def together(base: str, *texts: str, stamps: tuple[int, ...] = (10, 20, 30)) -> str:
+    """What all devices show after each of them has written one text apart, the first with the lowest stamp."""
+    writers = [(A, 2), (B, 1), (C, 1)]  # A wrote the base
+    origins = [Origin(stamp, writer, seq) for stamp, (writer, seq) in zip(stamps, writers, strict=False)]
+    shown = KIND.show(merged(started(base), *zip(texts, origins, strict=False)))
+    tree = parsed(shown)
+    assert minified(tree) == shown
+    return minified(tree)
