@@ -50,7 +50,7 @@ def check_as_any_other(state: bytes, patch: bytes, other: Json, after: Json) -> 
     written = change(state, minified(other), apart)
     both = KIND.merge(first, written, apart)
     assert KIND.merge(KIND.merge(state, written, apart), patch, EVIL) == both
-    assert jsontree.needs(patch, EVIL).keys() <= {A, B}
+    assert KIND.needs(patch, EVIL).keys() <= {A, B}
     change(both, minified(after), Origin(60, A, 99))
 
 
