@@ -95,6 +95,10 @@ class EntryRefused(CrdtlogError):
     """A log entry that cannot be accepted: bad signature, broken chain, unknown author, missing context."""
 
 
+class WorkerUnavailable(Temporary):
+    """The process that merges texts cannot be started, or somebody ends it."""
+
+
 class TooLarge(CrdtlogError):
     """A row, an entry or a message exceeds its limit."""
 

@@ -22,6 +22,8 @@ MAX_SPLICES = 1_000
 MAX_STEPS = 2_000_000
 #: Where more tokens than this differ between two anchors, Myers' algorithm gives up: its cost grows with the square.
 MAX_DIFFERENT = 300
+#: So few characters are not worth keeping between replacements of so many.
+CRUMB, LONG = 3, 16
 #: How far a splice may slide to a better place.
 MAX_SLIDE = 200
 
@@ -64,7 +66,7 @@ class Steps:
 def splices(old: str, new: str, *, most: int = MAX_SPLICES, steps: Steps | None = None) -> list[Splice]:
     """The splices that turn `old` into `new`: ascending, apart from one another, all positions those of `old`."""
     spans = _refine(old, new, Span(0, len(old), 0, len(new)), 0, steps or Steps())
-    spans = _slide(old, new, _join_nearest(spans, most))
+    spans = _slide(old, new, _join_nearest(_join_crumbs(old, new, spans), most))
     return [Splice(a, b - a, new[c:d]) for a, b, c, d in spans]
 
 
@@ -146,10 +148,10 @@ def _lines(text: str) -> list[str]:
 
 LEVELS = (
     Level(_lines, 1 << 26),
-    # Stretches of some twenty characters, up to where a word or a sentence ends: they fall in step again after a change.
+    # Stretches of some twenty characters, up to the end of a word: after a change they fall in step again.
     Level(re.compile(r"(?s).{16}[^\s.,;>}]{0,64}[\s.,;>}]?|.+").findall, 1 << 24),
     Level(re.compile(r"\w+|\s+|[^\w\s]").findall, 1 << 20),
-    Level(list, 2_000),
+    Level(list, 800),
 )
 
 
@@ -167,7 +169,7 @@ def _refine(old: str, new: str, span: Span, level: int, steps: Steps) -> list[Sp
         inside = Span(old_at[hunk.a], old_at[hunk.b], new_at[hunk.c], new_at[hunk.d])
         finer += _refine(old, new, inside, level + 1, steps)
     # Lines that stayed are worth keeping whatever changed around them; single words and letters are not.
-    return finer if level == 0 else _join_slight(finer)
+    return finer if level == 0 else _join_accidental(finer, span)
 
 
 def _hunks(was: list[str], now: list[str], steps: Steps) -> list[Span]:
@@ -220,30 +222,38 @@ def _anchors(x: list[int], y: list[int]) -> list[tuple[int, int]]:
 def _exact(x: list[int], y: list[int], steps: Steps) -> list[Span] | None:
     """The least that gives way (Myers' greedy algorithm), or None where that is too much to find out."""
     n, m = len(x), len(y)
-    furthest = {1: 0}
-    rounds: list[dict[int, int]] = []
-    for d in range(min(n + m, MAX_DIFFERENT) + 1):
-        rounds.append(dict(furthest))
+    # Where less than half stays, little of it would be worth keeping.
+    most = min((n + m) // 2 + 8, MAX_DIFFERENT)
+    furthest = [-1] * (2 * most + 3)  # by k, the diagonal; negative ones count from the end
+    furthest[1] = 0
+    rounds: list[list[int]] = []
+    for d in range(most + 1):
+        rounds.append(furthest[: d + 2] + furthest[-d - 1 :])
+        walked = 0
         for k in range(-d + 2 * max(0, d - m), d - 2 * max(0, d - n) + 1, 2):
-            down = k == -d or (k != d and furthest.get(k - 1, -1) < furthest.get(k + 1, -1))
-            i = start = furthest[k + 1] if down else furthest[k - 1] + 1
+            i, right = furthest[k + 1], furthest[k - 1] + 1
+            if k != -d and (k == d or right > i):
+                i = right
+            start = i
             while i < n and i - k < m and x[i] == y[i - k]:
                 i += 1
             furthest[k] = i
-            if not steps.take(i - start + 1):
-                return None
+            walked += i - start + 1
             if i >= n and i - k >= m:
+                steps.take(walked)
                 return _way_back(rounds, n, m)
+        if not steps.take(walked):
+            return None
     return None
 
 
-def _way_back(rounds: list[dict[int, int]], i: int, j: int) -> list[Span]:
+def _way_back(rounds: list[list[int]], i: int, j: int) -> list[Span]:
     """The spans on the way that the rounds found, those that touch joined."""
     spans: list[Span] = []
     for d in range(len(rounds) - 1, 0, -1):
         before = rounds[d]
         k = i - j
-        down = k == -d or (k != d and before.get(k - 1, -1) < before.get(k + 1, -1))
+        down = k == -d or (k != d and before[k - 1] + 1 <= before[k + 1])
         i = before[k + 1] if down else before[k - 1]
         j = i - (k + 1 if down else k - 1)
         span = Span(i, i, j, j + 1) if down else Span(i, i + 1, j, j)
@@ -260,14 +270,38 @@ def _join(left: Span, right: Span) -> Span:
     return Span(left.a, right.b, left.c, right.d)
 
 
-def _join_slight(spans: list[Span]) -> list[Span]:
-    """Join spans whose gap is no longer than what changes on either side of it: letters that stayed by accident."""
+def _join_accidental(spans: list[Span], whole: Span) -> list[Span]:
+    """Join spans where what stayed between them is no longer than what changed on either side: letters that stayed by
+    accident. Where that is most of what stayed of `whole`, it was written anew, and is one span."""
     kept: list[Span] = []
     for span in spans:
         while kept and span.a - kept[-1].b <= min(kept[-1].size, span.size):
             span = _join(kept.pop(), span)
         kept.append(span)
+    stayed = whole.b - whole.a - sum(span.b - span.a for span in kept)
+    return [whole] if len(kept) > 1 and stayed * 3 < whole.size else kept
+
+
+def _join_crumbs(old: str, new: str, spans: list[Span]) -> list[Span]:
+    """Let long replacements take the few characters that happen to stay beside them.
+
+    A text that is written anew as a whole should be replaced as a whole: each crumb of an old version that stays would
+    have to be kept apart from the rest for ever.
+    """
+    kept: list[Span] = []
+    for span in spans:
+        if kept and _is_long(kept[-1]) and _is_long(span) and span.a - kept[-1].b <= CRUMB:
+            span = _join(kept.pop(), span)
+        kept.append(span)
+    if kept and _is_long(kept[0]) and kept[0].a <= CRUMB:
+        kept[0] = _join(Span(0, 0, 0, 0), kept[0])
+    if kept and _is_long(kept[-1]) and len(old) - kept[-1].b <= CRUMB:
+        kept[-1] = _join(kept[-1], Span(len(old), len(old), len(new), len(new)))
     return kept
+
+
+def _is_long(span: Span) -> bool:
+    return min(span.b - span.a, span.d - span.c) >= LONG
 
 
 def _join_nearest(spans: list[Span], most: int) -> list[Span]:

@@ -1,0 +1,110 @@
+"""Text that merges character by character: what can be asked of it, without the library that does it.
+
+A text's document begins with a plain value, from which every device makes the same document; its name is the dot of the
+write that began it. Patches, each by one writer, change it. The work is done in another process (crdtlog/textworker),
+because no bytes of another device may reach the library in this one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from crdtlog.values import Value, is_plain_text
+
+Dot = tuple[bytes, int]
+"""A writer's 24 bytes and the sequence number of its entry."""
+
+Base = bytes | str
+"""A document: its state, or the plain text that it began with while nobody has patched it."""
+
+#: A longer text (in UTF-8) has no mergeable form.
+MAX_TEXT_BYTES = 16 << 20
+#: What patches may make of a text. It must hold what several devices insert without knowing of one another: a set of
+#: patches that one device can merge, all must.
+MAX_MERGED_BYTES = 64 << 20
+
+
+def is_mergeable(value: Value) -> bool:
+    """Whether a value has a mergeable form: valid text that is not too long. All others stay plain values."""
+    if type(value) is not str or len(value) > MAX_TEXT_BYTES or not is_plain_text(value):
+        return False
+    return len(value) * 4 <= MAX_TEXT_BYTES or len(value.encode()) <= MAX_TEXT_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Asks for the state and the text of a document: `Opened`."""
+
+    begun: Dot
+    base: Base
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Asks for `writer`'s patch that makes a document show `value`, which must be mergeable: `Edited`."""
+
+    begun: Dot
+    base: Base
+    writer: bytes
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """Asks to merge patches, each with its writer, in this order, which must respect causality: `Merged`."""
+
+    begun: Dot
+    base: Base
+    patches: Sequence[tuple[bytes, bytes]]
+
+
+class Opened(NamedTuple):
+    """A document's state, and the text that it shows."""
+
+    state: bytes
+    text: str
+
+
+class Edited(NamedTuple):
+    """The patch to send (empty if the value shows already), and the state with it."""
+
+    patch: bytes
+    state: bytes
+
+
+Reason = Literal["malformed", "missing", "too large", "unreadable", "crashed", "hung", "memory"]
+
+
+class Failure(NamedTuple):
+    """Why something could not be done.
+
+    `malformed`: bytes that no honest device writes. `missing`: a patch that builds on something that is not there; an
+    honest one, delivered out of order, would too. `too large`: beyond what can be merged. `unreadable`: the document
+    itself is damaged. `crashed`, `hung`, `memory`: what it did to a worker that had done nothing else.
+    """
+
+    reason: Reason
+    detail: str
+
+
+class Merged(NamedTuple):
+    """State and text with all patches but the refused ones, which are named by their place.
+
+    If every patch was refused, state and text are None: the document is what it was.
+    """
+
+    state: bytes | None
+    text: str | None
+    refused: dict[int, Failure]
+
+
+Job = Open | Edit | Merge
+Result = Opened | Edited | Merged | Failure
+
+
+def yjs_update(state: bytes) -> bytes:
+    """A state as Yjs programs read it: an update, version 1, of a document whose root `text` is a Y.Text.
+
+    `Y.applyUpdate(doc, update)`, then `doc.getText("text")`. States are kept in just that form.
+    """
+    return state

@@ -1,0 +1,213 @@
+"""A text that merges character by character: one `pycrdt.Doc` with one `Text` in it.
+
+Runs only inside the text worker (see crdtlog/textworker): nothing else may import pycrdt. A text's *base* is either its
+state, the document as Yjs update bytes, or the plain text that it began with, from which every device makes the same
+document. `edit` makes a patch by comparing what is with what shall be. `merge` trusts no patch: each is read first (see
+yjs.py), then applied to a scratch copy, and the copy must survive being encoded, decoded and read back.
+
+Deleted text leaves the state (the library collects it); what stays is a few bytes for each run of characters that one
+client deleted.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pycrdt import Doc, Text
+
+from crdtlog.errors import Malformed, TooLarge
+from crdtlog.kinds import textdiff, yjs
+from crdtlog.kinds.text import MAX_MERGED_BYTES, MAX_TEXT_BYTES, Base, Dot, Failure
+
+#: Places in the document that the splices of one edit may pass, all together; each costs the library ten nanoseconds.
+MAX_PASSED = 6_000_000
+#: Bytes of text that they may move: splitting a long run of text copies what is behind.
+MAX_MOVED = 4 << 30
+#: About what each run of characters adds to a state, beside the characters.
+BLOCK_BYTES = 16
+#: Documents kept decoded, and how long their states may be all together.
+KEPT_DOCUMENTS = 64
+KEPT_BYTES = 8 << 20
+
+_NOBODY = 1
+
+
+class Unreadable(Exception):
+    """A base that the library cannot read: no patch's fault."""
+
+
+class Missing(Malformed):
+    """A patch that builds on something that is not there."""
+
+
+class Document(NamedTuple):
+    """A decoded text, and the client that may edit it."""
+
+    doc: Doc[Text]
+    text: Text
+    client: int
+
+
+class Texts:
+    """Works on texts, and keeps the last ones decoded so that a run of edits of one text need not decode each time."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[bytes, Document] = OrderedDict()
+        self._kept_bytes = 0
+
+    def open(self, begun: Dot, base: Base) -> tuple[bytes, str]:
+        """The state and the text of a base."""
+        document = self._decoded(begun, base)
+        return self._keep(document), str(document.text)
+
+    def edit(self, begun: Dot, base: Base, writer: bytes, value: str) -> tuple[bytes, bytes]:
+        """The patch that makes a document show `value`, empty if it does already, and the state with it.
+
+        Raises `TooLarge` where no patch can say it.
+        """
+        if len(value.encode()) > MAX_TEXT_BYTES:
+            raise TooLarge("a text too long to be merged")
+        client = yjs.edit_client(begun, writer)
+        document = self._decoded(begun, base, client)
+        shown = str(document.text)
+        if shown == value:
+            return b"", self._keep(document, base if isinstance(base, bytes) else None)
+        size = len(shown.encode())
+        blocks = max(0, len(base) - size) // BLOCK_BYTES if isinstance(base, bytes) else 0
+        found = textdiff.splices(shown, value, most=_most_splices(max(size, len(value)), blocks))
+        patch = _apply(document, shown, found)
+        if str(document.text) != value:
+            raise AssertionError("the library did not do what it was told")
+        yjs.read_patch(patch, client)  # what others would refuse must not be written
+        return patch, self._keep(document)
+
+    def merge(
+        self, begun: Dot, base: Base, patches: Sequence[tuple[bytes, bytes]]
+    ) -> tuple[bytes | None, bytes | None, dict[int, Failure]]:
+        """Merge patches, each with its writer, in this order: state, text as UTF-8, and which were refused and why.
+
+        Raises `Malformed` when the patches, though each is well formed, make something that does not hold together.
+        """
+        document = self._decoded(begun, base)
+        clocks = yjs.read_clocks(document.doc.get_state())
+        refused: dict[int, Failure] = {}
+        good = []
+        for place, (writer, patch) in enumerate(patches):
+            try:
+                _continue(clocks, yjs.read_patch(patch, yjs.edit_client(begun, writer)))
+            except Missing as error:
+                refused[place] = Failure("missing", str(error))
+            except Malformed as error:
+                refused[place] = Failure("malformed", str(error))
+            else:
+                good.append(patch)
+        if not good:
+            return None, None, refused
+        for patch in good:
+            document.doc.apply_update(patch)
+        return *self._proven(document, clocks), refused
+
+    # --- decoded documents --------------------------------------------------------------------------------------------
+
+    def _decoded(self, begun: Dot, base: Base, client: int = _NOBODY) -> Document:
+        """A document for the caller alone; `client` will edit it, unless it is nobody."""
+        state = begun_with(base, begun) if isinstance(base, str) else base
+        kept = self._kept.pop(state, None)
+        if kept is not None:
+            self._kept_bytes -= len(state)
+            if client in (_NOBODY, kept.client):
+                return kept
+        try:
+            return _copy(state, client)
+        except Exception as error:
+            raise Unreadable(f"a state that cannot be read: {error}") from None
+
+    def _keep(self, document: Document, state: bytes | None = None) -> bytes:
+        """Keep a document for the next one who asks; returns its state."""
+        state = document.doc.get_update() if state is None else state
+        if state not in self._kept and len(state) <= KEPT_BYTES:
+            self._kept[state] = document
+            self._kept_bytes += len(state)
+            while self._kept_bytes > KEPT_BYTES or len(self._kept) > KEPT_DOCUMENTS:
+                gone, _ = self._kept.popitem(last=False)
+                self._kept_bytes -= len(gone)
+        return state
+
+    def _proven(self, scratch: Document, clocks: dict[int, int]) -> tuple[bytes, bytes]:
+        """The state and text of a scratch copy, if it survives being encoded, decoded and read back."""
+        state = scratch.doc.get_update()
+        shown = str(scratch.text).encode()
+        if len(shown) > MAX_MERGED_BYTES:
+            raise TooLarge("a text that its patches make too long")
+        again = _copy(state, _NOBODY)
+        chunks = again.text.diff()
+        if any(type(chunk) is not str or attributes for chunk, attributes in chunks):
+            raise Malformed("a text with something else than characters in it")
+        if b"".join(chunk.encode() for chunk, _ in chunks) != shown or list(again.doc.keys()) != [yjs.ROOT]:
+            raise Malformed("a text that reads otherwise once it was stored")
+        if yjs.read_clocks(again.doc.get_state()) != clocks:
+            raise Malformed("a text that lacks what its patches said")
+        self._keep(again, state)
+        return state, shown
+
+
+def begun_with(value: str, begun: Dot) -> bytes:
+    """The state of a text as it begins: one item, the same bytes on every device."""
+    if not value:
+        return b"\0\0"
+    doc: Doc[Text] = Doc(client_id=yjs.start_client(begun))
+    # At once: in pieces, each would copy those before it.
+    doc.get(yjs.ROOT, type=Text).insert(0, value)
+    return doc.get_update()
+
+
+def _copy(state: bytes, client: int) -> Document:
+    doc: Doc[Text] = Doc(client_id=client)
+    doc.apply_update(state)
+    return Document(doc, doc.get(yjs.ROOT, type=Text), client)
+
+
+def _continue(clocks: dict[int, int], patch: yjs.Patch) -> None:
+    """Account for a patch's items; raises if it does not follow on what is there."""
+    why = yjs.check_present(patch, clocks)
+    if why == "missing":
+        raise Missing("a patch that builds on characters that are not there")
+    if why:
+        raise Malformed("a patch whose items are there already")
+    if patch.length:
+        clocks[patch.client] = patch.clock + patch.length
+
+
+def _most_splices(size: int, blocks: int) -> int:
+    """How many splices an edit may make so that neither making nor applying it takes long.
+
+    Each splice walks the document from its beginning, and copies what is behind it in a long run of text.
+    """
+    for most in (1_000, 500, 200, 100, 50):
+        if most * (blocks + 2 * most) <= MAX_PASSED and most * size <= MAX_MOVED:
+            return most
+    return 20
+
+
+def _apply(document: Document, shown: str, found: Sequence[textdiff.Splice]) -> bytes:
+    """Make splices in one transaction; returns it as a patch.
+
+    The library counts positions in UTF-8 bytes. What is inserted goes behind what it replaces: then the deleted runs of
+    a text that is rewritten again and again are neighbours, and become one.
+    """
+    updates: list[bytes] = []
+    subscription = document.doc.observe(lambda event: updates.append(event.update))
+    with document.doc.transaction():
+        at = done = 0
+        for position, deleted, inserted in found:
+            at += len(shown[done:position].encode())
+            done = position + deleted
+            gone = len(shown[position:done].encode())
+            if inserted:
+                document.text.insert(at + gone, inserted)
+            if gone:
+                del document.text[at : at + gone]
+            at += len(inserted.encode())
+    document.doc.unobserve(subscription)
+    (patch,) = updates
+    return patch

@@ -1,0 +1,133 @@
+"""The worker's own process: reads jobs from its standard input and answers them on its standard output, one by one.
+
+Before it reads the first byte it gives up what no job needs: memory beyond a limit, files, core dumps. Each job gets
+its own allowance of processor time; who exceeds it is killed by the kernel. After a panic of the library its memory may
+be damaged: the worker answers that job and leaves.
+"""
+
+import contextlib
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from crdtlog.errors import Malformed, TooLarge
+from crdtlog.kinds.text import Edit, Job, Open, Reason
+from crdtlog.textworker.wire import HELLO, LENGTH_BYTES, MAX_FRAME_BYTES, frame, unpack_job
+
+BYTES_PER_CPU_SECOND = 1 << 20
+MAX_FILES = 16
+
+Work = Callable[[Job], list[Any]]
+"""Does a job and returns the answer's kind and parts."""
+
+
+def main(memory_bytes: int, cpu_seconds: float, work: Work | None = None) -> None:
+    """Be a worker until standard input ends or memory may be damaged."""
+    # Ctrl-C in a terminal is for the program that started this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    work = work or texts()
+    limit(memory_bytes)
+    os.write(1, HELLO)
+    while (body := _read_frame()) is not None:
+        allow_cpu(cpu_seconds + len(body) / BYTES_PER_CPU_SECOND)
+        (kind, *parts), leaving = _answer(work, body)
+        del body
+        _write(frame([kind, leaving, *parts]))
+        if leaving:
+            return
+
+
+def texts() -> Work:
+    """What the worker is for. Loads pycrdt."""
+    from crdtlog.kinds.textdoc import Texts, Unreadable
+
+    kept = Texts()
+
+    def work(job: Job) -> list[Any]:
+        try:
+            if isinstance(job, Open):
+                return ["opened", *kept.open(job.begun, job.base)]
+            if isinstance(job, Edit):
+                return ["edited", *kept.edit(job.begun, job.base, job.writer, job.value)]
+            state, text, refused = kept.merge(job.begun, job.base, job.patches)
+            return ["merged", state, text, [[at, *why] for at, why in refused.items()]]
+        except Unreadable as error:
+            return ["failure", "unreadable", str(error)]
+
+    return work
+
+
+def limit(memory_bytes: int) -> None:
+    """Give up for good what no job needs."""
+    for which, most in (
+        (resource.RLIMIT_AS, memory_bytes),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_NOFILE, MAX_FILES),
+    ):
+        _, hard = resource.getrlimit(which)
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        # Some systems refuse to limit the address space.
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(which, (most, most))
+
+
+def allow_cpu(seconds: float) -> None:
+    """Let the kernel kill this process if it computes longer than that from now on."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    soft = int(used.ru_utime + used.ru_stime + seconds) + 1
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CPU, (soft if hard < 0 else min(soft, hard), hard))
+
+
+def _answer(work: Work, body: bytearray) -> tuple[list[Any], bool]:
+    """The answer to a job, and whether to leave after it."""
+    reason: Reason
+    try:
+        return work(unpack_job(body)), False
+    except TooLarge as error:
+        return ["failure", "too large", str(error)], False
+    except (Malformed, ValueError) as error:  # pycrdt says ValueError of bytes that it cannot decode
+        return ["failure", "malformed", str(error)], False
+    except MemoryError:
+        reason, detail = "memory", "it takes more memory than the worker has"
+    except BaseException as error:  # a panic of the library is no Exception
+        reason, detail = "crashed", f"{type(error).__name__}: {error}"
+    return ["failure", reason, detail], True
+
+
+# --- pipes ------------------------------------------------------------------------------------------------------------
+
+
+def _read_frame() -> bytearray | None:
+    head = _read(LENGTH_BYTES)
+    length = int.from_bytes(head or b"", "big")
+    return None if head is None or length > MAX_FRAME_BYTES else _read(length)
+
+
+def _read(length: int) -> bytearray | None:
+    """Exactly so many bytes, or None where the input ends before."""
+    data = bytearray(length)
+    left = memoryview(data)
+    while left:
+        count = os.readv(0, [left])
+        if not count:
+            return None
+        left = left[count:]
+    return data
+
+
+def _write(data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(1, left) :]
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), float(sys.argv[2]))
+    # Nothing is left to tidy up, and freeing every document one by one takes long.
+    os._exit(0)
