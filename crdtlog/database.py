@@ -129,7 +129,7 @@ class Database:
         """Close the file. What was captured but not drained stays captured."""
         if self._user is not None:
             self._user.close()
-        self._state.connection.close()
+        self._state.close()
 
     # --- the person's own SQL -------------------------------------------------------------------------------------
 

@@ -31,6 +31,10 @@ from crdtlog.versions import device_of
 Dot = tuple[int, int]
 _SUM: Dot = (0, 0)
 
+#: A document so many times as large as its value, and this much beyond, is left behind once every device has it.
+_WORN_TIMES = 4
+_WORN_BYTES = 32 << 10
+
 
 class Name(NamedTuple):
     """A document of a row: its cell, the dot that began it, and the kind of its patches."""
@@ -230,11 +234,33 @@ def _begun(
     dot = (write.before.writer, write.before.seq)
     of = docs.of(write.slot, dot)
     if of is not None:
-        if of.kind != kind or docs.docs[of].problem is not None:
+        doc = docs.docs[of]
+        if of.kind != kind or doc.problem is not None or _is_worn(state, doc, write.value):
             return None
         return of, _begun_by(state, of)
     base, _ = base_of(state, tracked, write.key, write.slot, dot)
     return Name(write.slot, *dot, kind), base
+
+
+def _is_worn(state: State, doc: Doc, value: Value) -> bool:
+    """Whether a document holds mostly what is gone, and nobody can still be changing it without knowing its last state.
+
+    Then its next value begins a new one, so that a cell that is rewritten for ever does not grow for ever.
+    """
+    size = len(value) if isinstance(value, str) else 0
+    if len(doc.state) <= _WORN_TIMES * size + _WORN_BYTES:
+        return False
+    waiting = (
+        "SELECT 1 FROM crdtlog__device d WHERE d.id NOT IN (?, ?) AND NOT EXISTS "
+        "(SELECT 1 FROM crdtlog__held h WHERE h.device = d.id AND h.writer = ? AND h.seq >= ?) LIMIT 1"
+    )
+    return all(
+        state.connection.execute(
+            waiting, (state.device.id, device_of(state.log.ids[writer]), writer, seq)
+        ).fetchone()
+        is None
+        for writer, seq in doc.versions
+    )
 
 
 def _edit_counter(state: State, tracked: Tracked, write: OwnWrite, docs: RowDocs) -> OwnEdit:

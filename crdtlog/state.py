@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from crdtlog import capture, catalog, entry
 from crdtlog.catalog import Tracked
@@ -20,10 +20,13 @@ from crdtlog.device import Device
 from crdtlog.document import Rank, rank_by
 from crdtlog.entry import Entry, Signed
 from crdtlog.errors import CrdtlogError, NoSuchTable, Untrackable
-from crdtlog.kinds import REGISTER, Documents, documents
+from crdtlog.kinds import REGISTER, TEXT, Documents, documents
 from crdtlog.log import Log, Writer
 from crdtlog.schema import Places, difference, from_wire, read_table
 from crdtlog.values import unpack
+
+if TYPE_CHECKING:
+    from crdtlog.texts import TextDocuments
 
 _SINCE_TRACKED = Places("now", "when it was tracked")
 
@@ -52,6 +55,7 @@ class State:
         self._generation: object = None
         self._position = -1
         self._schema_version = -1
+        self._texts: TextDocuments | None = None
         self._reload()
 
     # --- freshness ------------------------------------------------------------------------------------------------
@@ -183,8 +187,20 @@ class State:
         return str(row[0]) if row else device.hex()[:12]
 
     def documents(self, kind: int) -> Documents:
-        """The merge documents of a kind."""
-        return documents(kind)
+        """The merge documents of a kind. Raises `Malformed` for a code of no kind."""
+        if kind != TEXT:
+            return documents(kind)
+        if self._texts is None:
+            from crdtlog.texts import TextDocuments
+
+            self._texts = TextDocuments()
+        return self._texts
+
+    def close(self) -> None:
+        """Close the file, and end what was started for it."""
+        if self._texts is not None:
+            self._texts.close()
+        self.connection.close()
 
     def rank(self) -> Rank:
         """How versions are ordered when concurrent."""

@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from crdtlog.errors import Malformed, Usage
+from crdtlog.kinds import text
 from crdtlog.values import Value
 from crdtlog.versions import WRITER_BYTES
 
 REGISTER, TEXT, JSON, COUNTER, SET = range(5)
 #: The names that `--merge COLUMN=NAME` and schema entries use, and the codes that patches use.
-CODES = {"register": REGISTER, "json": JSON, "counter": COUNTER, "set": SET}
+CODES = {"register": REGISTER, "text": TEXT, "json": JSON, "counter": COUNTER, "set": SET}
 NAMES = {code: name for name, code in CODES.items()}
 
 
@@ -184,12 +185,14 @@ def check_affinity(name: str, affinity: str, what: str) -> None:
 
 
 def documents(kind: int) -> Documents:
-    """The documents of a kind other than `register` and `counter`. Raises `Malformed` for a code of no kind."""
+    """The documents of a kind that is written in Python: `json` or `set`. Raises `Malformed` for a code of no kind."""
     return OneByOne(_mergeable(kind))
 
 
 def has_form(kind: int, value: Value) -> bool:
     """Whether a value can merge as that kind (other than `register` and `counter`)."""
+    if kind == TEXT:
+        return text.is_mergeable(value)
     return _mergeable(kind).start(value, Origin(0, bytes(WRITER_BYTES), 1)) is not None
 
 

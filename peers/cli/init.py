@@ -216,20 +216,21 @@ def _warn_keys(warnings: list[str]) -> None:
     "--merge",
     multiple=True,
     metavar="COLUMN=KIND",
-    help="How a column merges: register, json, counter or set.",
+    help="How a column merges: register, text, json, counter or set.",
 )
 @json_option
 def track(file: Path, table: str, more: tuple[str, ...], merge: tuple[str, ...], as_json: bool) -> None:
     """Begin to track TABLE, with the rows it has; other devices get it too. Or change how its columns merge.
 
     KIND says what becomes of concurrent writes of a column. `register`, the default: the latest shows, the others are
-    kept as conflicts. `json`: members and elements merge. `counter`: steps add up. `set`: a JSON array in which adds
-    win over removes. A column can be given another kind at any time; what it shows stays.
+    kept as conflicts. `text`: edits merge by character. `json`: members and elements merge. `counter`: steps add up.
+    `set`: a JSON array in which adds win over removes. A column can be given another kind at any time; what it shows
+    stays.
 
     \b
     Examples:
         crdtlog track notes.db tags
-        crdtlog track notes.db notes --merge meta=json --merge likes=counter --merge tags=set
+        crdtlog track notes.db notes --merge body=text --merge meta=json --merge likes=counter
     """
     if more and not merge:
         raise click.UsageError(

@@ -150,7 +150,7 @@ def test_track_takes_a_table_with_its_rows(shared: Path, crdtlog: Crdtlog) -> No
     [
         (["missing"], 1, "no table 'missing'"),
         (["cache"], 1, "no declared primary key"),
-        (["tags", "--merge", "name=text"], 2, "no merge kind 'text'"),
+        (["tags", "--merge", "name=prose"], 2, "no merge kind 'prose'"),
         (["tags", "--merge", "color=register"], 1, "no column 'color'"),
         (["tags", "--merge", "name"], 2, "COLUMN=KIND"),
         (["tags", "name=register"], 2, "--merge"),
