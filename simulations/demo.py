@@ -108,18 +108,22 @@ def _meet(laptop: Machine, desktop: Machine) -> None:
 
 
 def _part_and_meet_again(laptop: Machine, desktop: Machine) -> None:
-    tell("\n4. The desktop is cut off. Both go on writing, and both change one cell.\n")
+    tell(
+        "\n4. Say that texts merge, and cut the desktop off. Both go on writing: both change one title and one text.\n"
+    )
+    crdtlog(laptop, "track", str(laptop.file), "notes", "--merge", "body=text")
+    wait_until_equal(laptop, desktop, "SELECT count(*) FROM crdtlog__kind")
     desktop.down()
-    sql(desktop, "UPDATE notes SET title = 'Groceries' WHERE id = 'milk'")
+    sql(desktop, "UPDATE notes SET title = 'Groceries', body = body || ', butter' WHERE id = 'milk'")
     sql(desktop, "INSERT INTO notes (id, title, done) VALUES ('plants', 'Water the plants', 1)")
     time.sleep(0.05)
-    sql(laptop, "UPDATE notes SET title = 'Weekend shopping' WHERE id = 'milk'")
+    sql(laptop, "UPDATE notes SET title = 'Weekend shopping', body = 'oat ' || body WHERE id = 'milk'")
     sql(laptop, "DELETE FROM notes WHERE id = 'call'")
     tell("\n5. They meet again.\n")
     tell("  desktop$ crdtlog up desktop.db &")
     desktop.up("--peer", laptop.address)
     wait_until_equal(laptop, desktop, "SELECT * FROM notes ORDER BY id")
-    tell("  Both files hold the same rows, and the later title shows:")
+    tell("  Both files hold the same rows. Both edits of the text stand, and the later title shows:")
     for row in rows(laptop):
         tell(f"    {row}")
     tell("\n   The other title is not lost; every device lists it:\n")
