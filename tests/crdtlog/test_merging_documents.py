@@ -291,3 +291,15 @@ def test_a_deleted_row_is_restored_with_its_merged_cells(world: World) -> None:
     sync_all([one, other])
     assert rows_of(other, "SELECT meta, n FROM t") == [(merged, 2)]
     assert_converged([one, other], ["t"])
+
+
+def test_a_document_that_lost_to_no_json_in_a_deleted_row_is_kept_alike(world: World) -> None:
+    """Its patch stands in an entry that wrote another cell, too: that entry's values are read for the row's revival."""
+    one, other = fleet(world, 2)
+    write_apart([other], "UPDATE t SET meta = '{\"x\":2}', plain = 'new'")
+    write_apart([other], "DELETE FROM t")
+    write_apart([one], "UPDATE t SET meta = 'no json'")
+    sync_all([one, other])
+
+    assert [conflict["value"] for conflict in one.conflicts()] == ['{"x":2}']
+    assert_converged([one, other], ["t"])
