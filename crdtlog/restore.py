@@ -128,10 +128,13 @@ def _chosen(state: State, tracked: Tracked, row: Row, slot: int | None, dot: str
         raise Usage(f"{dot!r} may be each of these versions: {dots}", "Write more of it.")
     look = f"crdtlog history {state.path} {tracked.name} KEY"
     if slot is None:
-        why = "has lost no write to a delete" if row.compact.dead else "is there"
+        why = (
+            f"has lost nothing by {dot} to a delete that had not seen it"
+            if row.compact.dead
+            else f"is there, so that {dot} cannot bring it back"
+        )
         raise NoSuchVersion(
-            f"row {shown!r} of table {tracked.name} {why} that {dot} could bring back",
-            f"Name a column and one of its versions: {look}",
+            f"row {shown!r} of table {tracked.name} {why}", f"Name a column and one of its versions: {look}"
         )
     raise NoSuchVersion(
         f"row {shown!r} of table {tracked.name} has no version {dot} of that column",
