@@ -5,7 +5,7 @@ are here, and settles the conflict on every device. Values come from the log by 
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from crdtlog import document, merging
 from crdtlog.catalog import Tracked
@@ -15,6 +15,7 @@ from crdtlog.drain import Drainer, capture_rows
 from crdtlog.entry import DELETE
 from crdtlog.errors import NoSuchTable, NoSuchVersion, TablePaused, Usage
 from crdtlog.history import Row, Write, device_names, dot_text, find_row, losing_versions, slot_of, written_by
+from crdtlog.kinds import counter
 from crdtlog.rows import Layout, document_key, joined_sql
 from crdtlog.state import State
 from crdtlog.values import Key, Value, hash_rows
@@ -121,7 +122,7 @@ def _chosen(state: State, tracked: Tracked, row: Row, slot: int | None, dot: str
     """The values that the version brings: of one slot, or none where the row comes back as it was."""
     found = [write for write in _named(state, tracked, row, dot) if _brings(tracked, row, slot, write)]
     if len(found) == 1:
-        return {} if slot is None else {slot: found[0].cells[slot]}
+        return {} if slot is None else {slot: _value(state, tracked, row, slot, found[0])}
     shown = document_key(tracked, row.key)
     if found:
         dots = ", ".join(dot_text(state, write.version) for write in found)
@@ -150,6 +151,38 @@ def _brings(tracked: Tracked, row: Row, slot: int | None, write: Write) -> bool:
         return False
     alive = document.expand(row.compact, tracked.slots).liveness
     return alive.get(write.version, False) or not tracked.cells
+
+
+def _value(state: State, tracked: Tracked, row: Row, slot: int, write: Write) -> Value:
+    """What a version brings: its value; where it merges, what shows of it or is listed, while it is kept."""
+    if slot not in tracked.kinds:
+        return write.cells[slot]
+    if document.expand(row.compact, tracked.slots).showing[slot] == write.version:
+        if row.compact.dead:
+            return _last_value(state, tracked, row, slot, write.version)
+        cell = tracked.cell_names[tracked.cell_slots.index(slot)]
+        sql = f"SELECT {cell} FROM main.{tracked.quoted} WHERE {tracked.where_key}"
+        kept, _ = fetch(state.connection, *bindable(sql, row.key))
+    else:
+        _, writer, seq = write.version
+        name = (tracked.number, document_key(tracked, row.key))
+        sql = "SELECT value FROM crdtlog__loser WHERE tab = ? AND key = ? AND slot = ? AND writer = ? AND seq = ?"
+        kept, _ = fetch(state.connection, sql, (*name, slot, writer, seq))
+    return cast(Value, kept[0][0]) if kept else write.cells[slot]
+
+
+def _last_value(state: State, tracked: Tracked, row: Row, slot: int, version: Version) -> Value:
+    """What a version that showed last had made of its cell: its value, or that of the document it belongs to."""
+    docs = merging.load(state, tracked, document_key(tracked, row.key))
+    if (of := docs.of(slot, (version.writer, version.seq))) is not None:
+        return merging.show(state, tracked, of, docs)
+    if slot not in docs.sums:
+        write = written_by(state, tracked, row.key, version.writer, version.seq)
+        assert write is not None, "a document names an entry that did not write the row"
+        return write.cells[slot]
+    base, counts = merging.base_of(state, tracked, row.key, slot, (version.writer, version.seq))
+    value = counter.shown(base.value, docs.sums[slot]) if counts else base.value
+    return merging.as_stored(state, tracked.affinity(slot), value)
 
 
 def _named(state: State, tracked: Tracked, row: Row, dot: str) -> Iterator[Write]:
@@ -181,16 +214,9 @@ def _update(state: State, tracked: Tracked, row: Row, slot: int, value: Value) -
 def _insert(state: State, tracked: Tracked, row: Row, chosen: dict[int, Value]) -> None:
     """Insert a deleted row with the values that its document still names, or what was chosen instead."""
     values: dict[int, Value] = {}
-    docs = merging.load(state, tracked, document_key(tracked, row.key))
     for slot, version in document.expand(row.compact, tracked.slots).showing.items():
-        if slot == BIRTH or slot in chosen:
-            continue
-        if (of := docs.of(slot, (version.writer, version.seq))) is not None:
-            values[slot] = merging.show(state, tracked, of, docs)
-        else:
-            write = written_by(state, tracked, row.key, version.writer, version.seq)
-            assert write is not None, "a document names an entry that did not write the row"
-            values[slot] = write.cells[slot]
+        if slot != BIRTH and slot not in chosen:
+            values[slot] = _last_value(state, tracked, row, slot, version)
     values |= chosen
     cells = [values[slot] for slot in tracked.cell_slots]
     names = tracked.cell_names if tracked.respelled else [*tracked.key_names, *tracked.cell_names]
