@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 from crdtlog import (
     accept,
@@ -41,6 +41,11 @@ from crdtlog.state import State
 from crdtlog.values import Value
 from crdtlog.versions import Head
 from crdtlog.watch import Change, watch
+
+if TYPE_CHECKING:
+    from pycrdt import Text
+
+    from crdtlog.live import LiveText
 
 _CLOCK_TOLERANCE_MS = 5 * 60 * 1000
 
@@ -80,6 +85,7 @@ class Database:
         self._drainer = Drainer(state)
         self._user: sqlite3.Connection | None = None
         self._data_version = -1
+        self._texts: list[LiveText] = []
         self.home = home
 
     # --- identity -------------------------------------------------------------------------------------------------
@@ -126,10 +132,40 @@ class Database:
             self.close()
 
     def close(self) -> None:
-        """Close the file. What was captured but not drained stays captured."""
+        """Close the file. What was captured but not drained stays captured.
+
+        Raises if an edit of an open text could not be written; the file is closed then, too.
+        """
+        try:
+            for live in self._texts:
+                live.close()
+        finally:
+            self._texts.clear()
+            self._close()
+
+    def _close(self) -> None:
         if self._user is not None:
             self._user.close()
         self._state.close()
+
+    def text(self, table: str, key: Value | Sequence[Value], column: str) -> "Text":
+        """A row's text as a `pycrdt.Text` that lives: its edits go into the file at once, as they were made.
+
+        For editors; plain SQL goes on to work. What others write comes in with `refresh`. A text that is replaced or
+        whose row is deleted takes no more edits: `StaleText` then comes from `drain`, `refresh` or `close`. Raises
+        `NoSuchTable`, `NoSuchRow`, `Usage` (the column is of another kind, or holds no text).
+        """
+        from crdtlog.live import LiveText
+
+        live = LiveText(self._state, self._drainer, table, key, column)
+        self._texts.append(live)
+        return live.text
+
+    def refresh(self) -> None:
+        """Write what open texts still hold, and take into them what was written elsewhere; quick if nothing was."""
+        for live in self._texts:
+            live.flush()
+            live.refresh()
 
     # --- the person's own SQL -------------------------------------------------------------------------------------
 
@@ -263,6 +299,7 @@ class Database:
             step = self.drain()
             rows += step.rows
             if not step.more:
+                self.refresh()
                 return rows
 
     def pending(self) -> int:
@@ -277,7 +314,10 @@ class Database:
         skipped. Raises `EntryRefused`, `Malformed`, `TooLarge`, `TablePaused` if the first entry cannot be accepted; a
         later one ends the batch early instead.
         """
-        return accept.apply(self._state, self._drainer, signed, hold_ms)
+        applied = accept.apply(self._state, self._drainer, signed, hold_ms)
+        for live in self._texts:
+            live.refresh()
+        return applied
 
     def unmerged(self) -> list[Unmerged]:
         """Cells of mergeable columns that do not merge, and why; reads every row of such tables."""

@@ -72,6 +72,10 @@ class NoSuchVersion(CrdtlogError):
     """A version that was named was not written of that row and column, or there is nothing to bring back."""
 
 
+class StaleText(CrdtlogError):
+    """A text that a program holds open was replaced, or cannot take an edit; what is in the file is unchanged."""
+
+
 class Untrackable(CrdtlogError):
     """A table cannot be tracked (no primary key, or something this version refuses)."""
 

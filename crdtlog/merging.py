@@ -202,6 +202,9 @@ def edit_own(
     result: dict[tuple[int, int], OwnEdit] = {}
     jobs: dict[int, list[tuple[OwnWrite, Name, kinds.Edit]]] = {}
     for write in writes:
+        if prepared := state.prepared.get((tracked.number, write.name, write.slot)):
+            result[write.row, write.slot] = prepared
+            continue
         kind = tracked.kinds[write.slot]
         docs = load(state, tracked, write.name)
         if kind == COUNTER:

@@ -26,7 +26,9 @@ from crdtlog.schema import Places, difference, from_wire, read_table
 from crdtlog.values import unpack
 
 if TYPE_CHECKING:
+    from crdtlog.merging import OwnEdit
     from crdtlog.texts import TextDocuments
+    from crdtlog.values import Value
 
 _SINCE_TRACKED = Places("now", "when it was tracked")
 
@@ -56,6 +58,8 @@ class State:
         self._position = -1
         self._schema_version = -1
         self._texts: TextDocuments | None = None
+        #: edits that were made on documents themselves, by (table, row's name, slot): the drain under way takes them
+        self.prepared: dict[tuple[int, Value, int], OwnEdit] = {}
         self._reload()
 
     # --- freshness ------------------------------------------------------------------------------------------------

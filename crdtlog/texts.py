@@ -5,6 +5,7 @@ update: one writer edits a text as one client for each lane, so that a program t
 plain SQL never use a number twice. Lane b"" is that of diffs.
 """
 
+import secrets
 from collections.abc import Mapping, Sequence
 
 from crdtlog.errors import Malformed
@@ -17,6 +18,11 @@ LANE_BYTES = 8
 def with_lane(lane: bytes, update: bytes) -> bytes:
     """The bytes of a patch."""
     return bytes([len(lane)]) + lane + update
+
+
+def new_lane() -> bytes:
+    """A lane that nobody has used."""
+    return secrets.token_bytes(LANE_BYTES)
 
 
 def split_lane(patch: bytes) -> tuple[bytes, bytes]:

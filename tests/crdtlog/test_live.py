@@ -1,0 +1,133 @@
+"""Texts that a program holds open: its edits travel as they were made, beside plain SQL and other devices' edits."""
+
+import pytest
+from pycrdt import Doc, Text
+
+from crdtlog.database import Database
+from crdtlog.errors import NoSuchRow, StaleText, Usage
+from tests.crdtlog.devices import (
+    World,
+    assert_converged,
+    devices,
+    rows_of,
+    send,
+    sync_all,
+    write_apart,
+)
+
+TABLE = "CREATE TABLE t (id TEXT PRIMARY KEY, body TEXT, title)"
+ROW = "INSERT INTO t VALUES ('a', 'Hello world', 'x')"
+
+
+def fleet(world: World, count: int) -> list[Database]:
+    dbs = devices(world, ["ant", "bee", "cat"][:count], [TABLE], ROW)
+    dbs[0].track("t", {"body": "text"})
+    sync_all(dbs)
+    return dbs
+
+
+def body(db: Database) -> object:
+    ((shown,),) = rows_of(db, "SELECT body FROM t WHERE id = 'a'")
+    return shown
+
+
+def test_an_edit_is_in_the_row_at_once_and_travels(world: World) -> None:
+    one, other = fleet(world, 2)
+    text = one.text("t", "a", "body")
+    text.insert(5, ", dear")
+    assert body(one) == "Hello, dear world"
+    del text[0:5]
+    text += "!"
+    assert body(one) == str(text) == ", dear world!"
+    sync_all([one, other])
+    assert body(other) == ", dear world!"
+    assert_converged([one, other], ["t"])
+
+
+def test_edits_are_kept_as_they_were_made_and_not_as_they_look(world: World) -> None:
+    one, other = fleet(world, 2)
+    write_apart([one], "UPDATE t SET body = 'aaaa'")
+    sync_all([one, other])
+    text = one.text("t", "a", "body")
+    write_apart([other], "UPDATE t SET body = 'aaXaa'")
+    text.insert(0, "a")  # a diff could not tell which of five letters is new
+    sync_all([one, other])
+    assert body(one) == body(other) == "aaaXaa"
+
+
+def test_what_others_and_plain_sql_write_comes_in(world: World) -> None:
+    one, other = fleet(world, 2)
+    text = one.text("t", "a", "body")
+    write_apart([other], "UPDATE t SET body = body || ' of mine'")
+    send(other, one)
+    assert str(text) == "Hello world of mine"
+    one.execute("UPDATE t SET body = 'Oh! ' || body")
+    one.drain_all()
+    assert str(text) == "Oh! Hello world of mine"
+    text.insert(0, "> ")
+    one.execute("UPDATE t SET body = body || '.'")
+    text.insert(0, "> ")
+    one.refresh()
+    assert str(text) == body(one) == "> > Oh! Hello world of mine."
+    sync_all([one, other])
+    assert_converged([one, other], ["t"])
+
+
+def test_two_programs_hold_one_text_open(world: World) -> None:
+    one, other = fleet(world, 2)
+    first, second = one.text("t", "a", "body"), one.text("t", "a", "body")
+    first.insert(0, "1")
+    second.insert(0, "2")
+    one.refresh()
+    assert str(first) == str(second) == body(one)
+    assert sorted(str(body(one)).removesuffix("Hello world")) == ["1", "2"]
+    sync_all([one, other])
+    assert_converged([one, other], ["t"])
+
+
+def test_a_text_that_was_replaced_takes_no_more_edits_and_says_so(world: World) -> None:
+    (one,) = fleet(world, 1)
+    text = one.text("t", "a", "body")
+    write_apart([one], "DELETE FROM t")
+    one.execute("INSERT INTO t VALUES ('a', 'another', 1)")
+    one.drain_all()
+    text.insert(0, "lost? ")
+    with pytest.raises(StaleText, match="replaced"):
+        one.refresh()
+    assert body(one) == "another"
+    with pytest.raises(StaleText):
+        one.close()
+
+
+def test_an_edit_while_the_file_is_locked_is_written_later(world: World) -> None:
+    one, other = fleet(world, 2)
+    text = one.text("t", "a", "body")
+    one._state.connection.execute("PRAGMA busy_timeout = 50")
+    one.connection.execute("BEGIN IMMEDIATE")
+    text.insert(0, "later ")
+    one.connection.execute("COMMIT")
+    assert body(one) == "Hello world"
+    one.refresh()
+    assert body(one) == "later Hello world"
+    sync_all([one, other])
+    assert_converged([one, other], ["t"])
+
+
+def test_its_document_opens_in_another_one(world: World) -> None:
+    (one,) = fleet(world, 1)
+    text = one.text("t", "a", "body")
+    text.insert(0, "é👩")
+    copy: Doc[Text] = Doc()
+    copy.apply_update(text.doc.get_update())
+    assert str(copy.get("text", type=Text)) == "é👩Hello world"
+
+
+def test_what_cannot_be_opened_is_told(world: World) -> None:
+    (one,) = fleet(world, 1)
+    one.execute("INSERT INTO t VALUES ('null', NULL, 1)")
+    with pytest.raises(Usage, match="does not merge as text"):
+        one.text("t", "a", "title")
+    with pytest.raises(NoSuchRow):
+        one.text("t", "nobody", "body")
+    with pytest.raises(Usage, match="no text"):
+        one.text("t", "null", "body")
