@@ -1,0 +1,106 @@
+"""Patches of texts that no honest device makes: the text they belong to is set aside, and everything else goes on."""
+
+import secrets
+
+import pytest
+
+from crdtlog.database import Database
+from crdtlog.entry import UPDATE, Patch
+from crdtlog.errors import CrdtlogError
+from crdtlog.kinds import TEXT
+from crdtlog.kinds.yjs import edit_client
+from crdtlog.texts import with_lane
+from tests.crdtlog.devices import World, assert_converged, devices, rows_of, send, sync_all, write_apart
+from tests.crdtlog.liar import data, section
+
+TABLE = "CREATE TABLE t (id TEXT PRIMARY KEY, body TEXT, n)"
+ROWS = "INSERT INTO t VALUES ('bad', 'a text', 1), ('good', 'another', 1)"
+
+
+def fleet(world: World) -> list[Database]:
+    dbs = devices(world, ["liar", "honest", "other"], [TABLE], ROWS)
+    dbs[0].track("t", {"body": "text"})
+    sync_all(dbs)
+    return dbs
+
+
+def lie(liar: Database, update: bytes, *receivers: Database, lane: bytes = b"") -> None:
+    """Sign and hand over an entry that patches one text with these bytes, and changes the other row's number."""
+    tracked = liar._state.table("t")
+    slot, number = tracked.cell_slots
+    begun = liar._state.connection.execute("SELECT w, s FROM crdtlog__row_1 WHERE k1 = 'bad'").fetchone()
+    patch = Patch(TEXT, liar._state.log.ids[begun[0]], begun[1], with_lane(lane, update))
+    entry = data(
+        liar,
+        section(liar, "t", UPDATE, ["bad"], [None], patches={slot: [patch]}),
+        section(liar, "t", UPDATE, ["good"], [7], slots=(number,)),
+    )
+    for db in receivers:
+        assert db.apply([entry]).done == 1
+
+
+def updates(liar: Database) -> list[bytes]:
+    """Bytes of many kinds: nothing, noise, broken off, another client's, and some that build on what is not there."""
+    writer, seq = liar._state.connection.execute(
+        "SELECT w, s FROM crdtlog__row_1 WHERE k1 = 'bad'"
+    ).fetchone()
+    client = edit_client((liar._state.log.ids[writer], seq), liar.writer)
+
+    def number(value: int) -> bytes:
+        out = b""
+        while value > 127:
+            out += bytes([value & 127 | 128])
+            value >>= 7
+        return out + bytes([value])
+
+    def item(who: int, clock: int, origin: int | None = None) -> bytes:
+        head = b"\x84" + number(who) + number(origin) if origin is not None else b"\x04\x01\x04text"
+        return b"\x01\x01" + number(who) + number(clock) + head + b"\x02hi" + b"\x00"
+
+    return [
+        b"\x00",
+        secrets.token_bytes(200),
+        item(client, 0)[:-3],
+        item(client + 1, 0),
+        item(client, 0, 99),
+        item(client, 5),
+        item(client, 0) + b"more",
+        b"\xff" * 60,
+    ]
+
+
+@pytest.mark.parametrize("which", range(8))
+def test_a_poisoned_text_is_set_aside_and_the_rest_of_its_entry_stands(world: World, which: int) -> None:
+    liar, honest, other = fleet(world)
+    lie(liar, updates(liar)[which], honest, other)
+
+    for db in (honest, other):
+        assert rows_of(db, "SELECT body, n FROM t ORDER BY id") == [("a text", 1), ("another", 7)]
+        (found,) = db.unmerged()
+        assert (found.table, found.column, found.key, found.kind) == ("t", "body", "bad", "text")
+        assert "liar" in found.reason
+    assert_converged([honest, other], ["t"])
+
+    write_apart([honest], "UPDATE t SET body = 'written anew'")
+    send(honest, other)
+    write_apart([honest], "UPDATE t SET body = body || ' here'")
+    write_apart([other], "UPDATE t SET body = 'and ' || body")
+    sync_all([honest, other])
+    assert rows_of(other, "SELECT body FROM t WHERE id = 'bad'") == [("and written anew here",)]
+    assert not honest.unmerged()
+    assert_converged([honest, other], ["t"])
+
+
+def test_edits_of_others_to_a_text_that_was_set_aside_are_conflicts_and_not_lost(world: World) -> None:
+    liar, honest, other = fleet(world)
+    write_apart([other], "UPDATE t SET body = body || ' with an hour of work' WHERE id = 'bad'")
+    lie(liar, b"\xff" * 30, honest)
+    send(other, honest)
+    history = [line.value for line in honest.history("t", "bad", "body")]
+    assert "a text with an hour of work" in history
+
+
+def test_a_lane_of_another_length_is_refused(world: World) -> None:
+    liar, honest, _ = fleet(world)
+    with pytest.raises(CrdtlogError):
+        lie(liar, b"\x00", honest, lane=b"x")
