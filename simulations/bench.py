@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from simulations import bench_daemons, bench_engine
+from simulations import bench_daemons, bench_engine, bench_merging
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,12 @@ LINES = [
     Line("both sides updated every row, exchange (of a plain upsert)", "exchange", 4.0),
     Line("file with its log", "file", 2.0),
     Line("bytes on the wire (of the rows as msgpack with zstd)", "wire", 1.15),
+    Line("one step of a counter in every row: drain", "counters: drain", 100),
+    Line("applying those steps", "counters: apply", 100),
+    Line("one small edit of a text in every row: drain", "texts: drain", 200),
+    Line("applying one such edit", "texts: apply each", 500, "us"),
+    Line("a small edit of a text of 1 MB: drain, median", "long text: drain", 30, "ms"),
+    Line("applying it, median", "long text: apply", 30, "ms"),
     Line("memory of the sending daemon", "memory of the sender", 300, "MiB"),
     Line("memory of the receiving daemon", "memory of the receiver", 300, "MiB"),
     Line("a write until it shows on the other device, median", "latency median", 60, "ms"),
@@ -102,9 +108,11 @@ def main() -> int:
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    figures = repeated(
-        arguments.repeat, lambda directory: bench_engine.measure(directory, arguments.rows, say).ratios
-    )
+    def engine(directory: Path) -> dict[str, float]:
+        ratios = bench_engine.measure(directory, arguments.rows, say).ratios
+        return ratios | bench_merging.measure(directory, arguments.rows, say).ratios
+
+    figures = repeated(arguments.repeat, engine)
     if not arguments.engine_only:
         with tempfile.TemporaryDirectory(prefix="crdtlog-bench-") as directory:
             figures.update(bench_daemons.measure(Path(directory), arguments.rows, say))
