@@ -5,6 +5,8 @@ once all are merged; and payloads of data entries that hold patches.
 """
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ import pytest
 
 from crdtlog import kinds
 from crdtlog.entry import UPDATE, Patch, Section, decode_data, encode_data
-from crdtlog.kinds import COUNTER, Base, Merge, Merged, Origin, counter
+from crdtlog.kinds import COUNTER, TEXT, Base, Documents, Merge, Merged, Origin, counter
+from crdtlog.texts import TextDocuments
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "vectors" / "merging.json").read_text())
 
@@ -23,8 +26,17 @@ def origin_of(item: list[Any]) -> Origin:
     return Origin(item[0], bytes.fromhex(item[1]), item[2])
 
 
+@pytest.fixture(scope="module")
+def documents() -> Iterator[Callable[[int], Documents]]:
+    """A kind's documents by its code."""
+    with closing(TextDocuments()) as texts:
+        yield lambda kind: texts if kind == TEXT else kinds.documents(kind)
+
+
 @pytest.mark.parametrize("vector", VECTORS["documents"], ids=lambda vector: vector["name"])
-def test_patches_of_any_earlier_version_show_what_they_showed(vector: dict[str, Any]) -> None:
+def test_patches_of_any_earlier_version_show_what_they_showed(
+    vector: dict[str, Any], documents: Callable[[int], Documents]
+) -> None:
     base = Base(vector["base"], origin_of(vector["origin"]))
     patches = [(bytes.fromhex(patch), origin_of(origin)) for patch, origin in vector["patches"]]
     for order in permutations(patches):
@@ -34,7 +46,7 @@ def test_patches_of_any_earlier_version_show_what_they_showed(vector: dict[str, 
                 added = counter.add(added, counter.decode(patch))
             shown = counter.shown(base.value, added)
         else:
-            (merged,) = kinds.documents(vector["kind"]).merge([Merge(None, base, order)])
+            (merged,) = documents(vector["kind"]).merge([Merge(None, base, order)])
             assert isinstance(merged, Merged)
             shown = merged.shown
         assert shown == vector["shown"]
