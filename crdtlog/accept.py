@@ -36,6 +36,7 @@ def apply(state: State, drainer: Drainer, signed: Sequence[bytes], hold_ms: floa
     while True:
         state.refresh()
         drainer.prepare()
+        state.warm(state.tables.values())
         try:
             with state.transaction():
                 if not drainer.settle():

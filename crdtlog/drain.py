@@ -110,6 +110,7 @@ class Drainer:
             return
         connection = self._state.connection
         active = self._active()
+        self._state.warm(active)
         rows = sum(capture.pending_rows(connection, tracked) for tracked in active)
         if self._force_backlog or rows > MAX_ROWS or any(tracked.reconcile_ms > 0 for tracked in active):
             held = (

@@ -7,7 +7,7 @@ write lock sees a state that matches the file: other processes may have drained 
 import gc
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -199,6 +199,11 @@ class State:
 
             self._texts = TextDocuments()
         return self._texts
+
+    def warm(self, tables: Iterable[Tracked]) -> None:
+        """Start what merging columns of these tables need, before the write lock is taken."""
+        if any(TEXT in tracked.kinds.values() for tracked in tables):
+            cast("TextDocuments", self.documents(TEXT)).warm()
 
     def close(self) -> None:
         """Close the file, and end what was started for it."""

@@ -11,8 +11,13 @@ from collections.abc import Mapping, Sequence
 from crdtlog.errors import Malformed
 from crdtlog.kinds import Base, Edit, Edited, Failure, Merge, Merged, Origin, text
 from crdtlog.textworker.client import TextWorker
+from crdtlog.versions import WRITER_BYTES
 
 LANE_BYTES = 8
+
+#: What a job may compute beside one second for each megabyte of it, and wait; an honest one takes a hundredth of that.
+_CPU_SECONDS = 1.0
+_STALL_SECONDS = 10.0
 
 
 def with_lane(lane: bytes, update: bytes) -> bytes:
@@ -37,7 +42,15 @@ class TextDocuments:
     """The documents of kind `text`."""
 
     def __init__(self) -> None:
-        self._worker = TextWorker()
+        # What a job computes is computed under the file's write lock: a hostile one must not hold it for long.
+        self._worker = TextWorker(cpu_seconds=_CPU_SECONDS, stall_seconds=_STALL_SECONDS)
+        self._is_warm = False
+
+    def warm(self) -> None:
+        """Have the worker running: its start takes a good part of a second, too long for the write lock."""
+        if not self._is_warm:
+            self._worker.run([text.Open((bytes(WRITER_BYTES), 1), "")])
+            self._is_warm = True
 
     def close(self) -> None:
         """End the worker, if there is one."""
