@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from crdtlog import changes, drain, entry, members
+from crdtlog.ahead import forget, merge_ahead
 from crdtlog.apply import CaptureFirst, apply_data
 from crdtlog.device import verify_bytes
 from crdtlog.drain import Drainer
@@ -32,11 +33,19 @@ class Applied(NamedTuple):
 
 def apply(state: State, drainer: Drainer, signed: Sequence[bytes], hold_ms: float) -> Applied:
     """Merge entries in the order given; see `Database.apply`."""
+    try:
+        return _apply(state, drainer, signed, hold_ms)
+    finally:
+        forget(state)
+
+
+def _apply(state: State, drainer: Drainer, signed: Sequence[bytes], hold_ms: float) -> Applied:
     attempts = 0
     while True:
         state.refresh()
         drainer.prepare()
         state.warm(state.tables.values())
+        signed = signed[: merge_ahead(state, signed)]
         try:
             with state.transaction():
                 if not drainer.settle():

@@ -153,7 +153,7 @@ def _rebuilt_patches(state: State, tracked: Tracked, key: Key, of: Name) -> list
             if section.table != tracked.table_id or of.slot not in section.patches:
                 continue
             for row, patch in enumerate(section.patches[of.slot]):
-                if patch is None or _name(state, of.slot, patch) != of:
+                if patch is None or name_of(state, of.slot, patch) != of:
                     continue
                 if normal_key(section.key(row), tracked.collations) == wanted:
                     origin = Origin(section.stamps[row], state.log.ids[number], seq)
@@ -161,7 +161,8 @@ def _rebuilt_patches(state: State, tracked: Tracked, key: Key, of: Name) -> list
     return found
 
 
-def _name(state: State, slot: int, patch: Patch) -> Name:
+def name_of(state: State, slot: int, patch: Patch) -> Name:
+    """The document that a patch names. Raises `EntryRefused` if nothing of that writer is held."""
     writer = state.log.writers.get(patch.writer)
     if writer is None:
         raise EntryRefused("a patch names a write that is not held")
@@ -385,7 +386,7 @@ def named(state: State, tracked: Tracked, item: OtherPatch) -> Name:
         raise EntryRefused(
             f"a patch to a cell of {tracked.name} speaks of a write that its author had not seen"
         )
-    return _name(state, item.slot, item.patch)
+    return name_of(state, item.slot, item.patch)
 
 
 def show(state: State, tracked: Tracked, of: Name, docs: RowDocs) -> Value:

@@ -200,6 +200,11 @@ class State:
             self._texts = TextDocuments()
         return self._texts
 
+    @property
+    def has_texts(self) -> bool:
+        """Whether a worker for texts was asked for."""
+        return self._texts is not None
+
     def warm(self, tables: Iterable[Tracked]) -> None:
         """Start what merging columns of these tables need, before the write lock is taken."""
         if any(TEXT in tracked.kinds.values() for tracked in tables):

@@ -15,6 +15,8 @@ from crdtlog.versions import WRITER_BYTES
 
 LANE_BYTES = 8
 
+_Question = tuple[text.Dot, text.Base, tuple[tuple[bytes, bytes], ...]]
+
 #: What a job may compute beside one second for each megabyte of it, and wait; an honest one takes a hundredth of that.
 _CPU_SECONDS = 1.0
 _STALL_SECONDS = 10.0
@@ -45,6 +47,15 @@ class TextDocuments:
         # What a job computes is computed under the file's write lock: a hostile one must not hold it for long.
         self._worker = TextWorker(cpu_seconds=_CPU_SECONDS, stall_seconds=_STALL_SECONDS)
         self._is_warm = False
+        self._known: dict[_Question, Merged | Failure] | None = None
+
+    def remember(self) -> None:
+        """Remember the results of merges from now on: what was asked ahead of a lock is asked again under it."""
+        self._known = {}
+
+    def forget(self) -> None:
+        """Remember no more."""
+        self._known = None
 
     def warm(self) -> None:
         """Have the worker running: its start takes a good part of a second, too long for the write lock."""
@@ -74,6 +85,15 @@ class TextDocuments:
 
     def merge(self, jobs: Sequence[Merge]) -> list[Merged | Failure]:
         """Put patches into each document. Raises `Malformed` for a patch that no honest device writes."""
+        known = self._known
+        if known is None:
+            return self._merge(jobs)
+        asked = [job for job in jobs if _question(job) not in known]
+        for job, result in zip(asked, self._merge(asked), strict=True):
+            known[_question(job)] = result
+        return [known[_question(job)] for job in jobs]
+
+    def _merge(self, jobs: Sequence[Merge]) -> list[Merged | Failure]:
         if not all(_has_form(job.state, job.base) for job in jobs):
             raise Malformed("a patch of a text to a value that is none")
         asked: list[text.Job] = []
@@ -93,6 +113,11 @@ class TextDocuments:
     def needs(self, patch: bytes, origin: Origin) -> Mapping[bytes, int]:
         """Nothing that can be told: characters are named by clients. A patch that lacks some is set aside."""
         return {}
+
+
+def _question(job: Merge) -> _Question:
+    patches = tuple((patch, origin.writer) for patch, origin in job.patches)
+    return _begun(job.base), _start(job.state, job.base), patches
 
 
 def _begun(base: Base) -> text.Dot:

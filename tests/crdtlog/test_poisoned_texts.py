@@ -1,15 +1,16 @@
 """Patches of texts that no honest device makes: the text they belong to is set aside, and everything else goes on."""
 
 import secrets
+from collections.abc import Sequence
 
 import pytest
 
 from crdtlog.database import Database
 from crdtlog.entry import UPDATE, Patch
 from crdtlog.errors import CrdtlogError
-from crdtlog.kinds import TEXT
+from crdtlog.kinds import TEXT, Failure, Merge, Merged
 from crdtlog.kinds.yjs import edit_client
-from crdtlog.texts import with_lane
+from crdtlog.texts import TextDocuments, with_lane
 from tests.crdtlog.devices import World, assert_converged, devices, rows_of, send, sync_all, write_apart
 from tests.crdtlog.liar import data, section
 
@@ -104,3 +105,22 @@ def test_a_lane_of_another_length_is_refused(world: World) -> None:
     liar, honest, _ = fleet(world)
     with pytest.raises(CrdtlogError):
         lie(liar, b"\x00", honest, lane=b"x")
+
+
+def test_patches_are_worked_on_while_no_lock_is_held(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    liar, honest, other = fleet(world)
+    write_apart([other], "UPDATE t SET body = body || ' here'")
+    write_apart([other], "UPDATE t SET body = body || ' and there', n = 5")
+    held = []
+    work = TextDocuments._merge
+
+    def watched(self: TextDocuments, jobs: Sequence[Merge]) -> list[Merged | Failure]:
+        held.extend([honest._state.connection.in_transaction] * len(jobs))
+        return work(self, jobs)
+
+    monkeypatch.setattr(TextDocuments, "_merge", watched)
+    lie(liar, b"\xff" * 30, honest)
+    send(other, honest)
+    assert len(held) >= 4
+    assert not any(held)
+    assert rows_of(honest, "SELECT body FROM t WHERE id = 'good'") == [("another here and there",)]
