@@ -18,7 +18,7 @@ BIN := .venv/bin
 # Runs the pip that belongs to .venv, or another pip on .venv's behalf where .venv has none (see .venv/.made).
 PIP = $$(cat .venv/.made) --disable-pip-version-check -qq --require-virtualenv
 
-.PHONY: help demo test test-all lint types format bench bench-full old-sqlite lock clean setup setup-dev
+.PHONY: help demo test test-all lint types format bench bench-full old-sqlite yjs lock clean setup setup-dev
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -26,10 +26,10 @@ help: ## List the targets
 demo: .venv/.runtime ## Two devices write offline, meet, and agree (about half a minute)
 	@$(BIN)/python -m simulations.demo $(ARGS)
 
-test: .venv/.dev old-sqlite ## Run the tests in parallel (TESTS=path to choose, ARGS="-k word" for more)
+test: .venv/.dev old-sqlite yjs ## Run the tests in parallel (TESTS=path to choose, ARGS="-k word" for more)
 	@$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 -m "not slow" $(TESTS) $(ARGS)
 
-test-all: .venv/.dev old-sqlite ## Run the slow tests too
+test-all: .venv/.dev old-sqlite yjs ## Run the slow tests too
 	@$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 $(TESTS) $(ARGS)
 
 lint: .venv/.dev ## Check style and formatting
@@ -52,6 +52,10 @@ bench-full: .venv/.runtime ## Measure speed with a million rows (takes long)
 # The oldest SQLite that may open a replicated file. Tests that need it are skipped, saying why, where it cannot be had.
 old-sqlite: .venv/.dev ## Fetch and compile SQLite 3.24.0 for the tests that write with it
 	@$(BIN)/python -m tests.old_sqlite || true
+
+# The JavaScript library whose programs read the documents that we give. Skipped in the same way.
+yjs: .venv/.dev ## Fetch Yjs for the tests that read with it
+	@$(BIN)/python -m tests.yjs || true
 
 setup: .venv/.runtime ## Only set up .venv to run crdtlog
 setup-dev: .venv/.dev ## Only set up .venv to work on crdtlog

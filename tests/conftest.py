@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests import old_sqlite
+from tests import old_sqlite, yjs
 
 ROOT = Path(__file__).resolve().parents[1]
 CHINOOK = ROOT.parent / "shared" / "data" / "chinook.sqlite"
@@ -73,6 +73,13 @@ def chinook(tmp_path: Path) -> Path:
 def needs_old_sqlite() -> None:
     """Skip the test where SQLite 3.24.0 could not be built (see tests/old_sqlite)."""
     if reason := old_sqlite.why_missing():
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def needs_yjs() -> None:
+    """Skip the test where there is no Yjs, or no node to run it (see tests/yjs)."""
+    if reason := yjs.why_missing():
         pytest.skip(reason)
 
 

@@ -7,8 +7,6 @@ and compiles it into `.cache/`; `make test` does that first. Where it cannot be 
 skipped.
 """
 
-import base64
-import hashlib
 import io
 import os
 import shutil
@@ -16,6 +14,8 @@ import subprocess
 import tarfile
 import tempfile
 from pathlib import Path
+
+from tests.outside import CannotHave, package, run
 
 VERSION = "3.24.0"
 # The npm package whose tarball carries SQLite's own amalgamation, unchanged.
@@ -33,10 +33,6 @@ _ESCAPES = {"\\\\": "\\", "\\t": "\t", "\\n": "\n", "\\r": "\r"}
 
 class OldSqliteError(Exception):
     """SQLite 3.24.0 refused a statement; the message is its own."""
-
-
-class CannotBuild(Exception):
-    """The library could not be fetched or compiled here; the message says why."""
 
 
 def old_sqlite(path: str | os.PathLike[str], sql: str) -> list[list[str | None]]:
@@ -68,7 +64,7 @@ def why_missing() -> str | None:
 
 
 def build() -> None:
-    """Fetch, check and compile the library and its client unless that is done. Raises CannotBuild."""
+    """Fetch, check and compile the library and its client unless that is done. Raises CannotHave."""
     CACHE.mkdir(parents=True, exist_ok=True)
     newest_source_s = max((HERE / name).stat().st_mtime for name in ("shell.c", "__init__.py"))
     if SHELL.exists() and SHELL.stat().st_mtime >= newest_source_s:
@@ -76,8 +72,8 @@ def build() -> None:
     (CACHE / "failed").unlink(missing_ok=True)
     try:
         with tempfile.TemporaryDirectory() as directory:
-            _compile(_unpack(_fetch(Path(directory)), Path(directory)))
-    except CannotBuild as error:
+            _compile(_unpack(package(PACKAGE, PACKAGE_SHA512, CACHE), Path(directory)))
+    except CannotHave as error:
         (CACHE / "failed").write_text(f"{error}\n")
         raise
 
@@ -91,37 +87,6 @@ def _field(field: str) -> str | None:
     for char in rest:
         parts.append(_ESCAPES[char + next(rest)] if char == "\\" else char)
     return "".join(parts)
-
-
-def _run(command: list[str | os.PathLike[str]], directory: Path) -> str:
-    program = os.fspath(command[0])
-    if shutil.which(program) is None:
-        raise CannotBuild(f"{program} is not installed")
-    try:
-        done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=300)
-    except subprocess.TimeoutExpired:
-        raise CannotBuild(f"{program} took longer than 300 s") from None
-    if done.returncode:
-        last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-        raise CannotBuild(f"{program} failed: {last}")
-    return done.stdout
-
-
-def _fetch(directory: Path) -> bytes:
-    """Return the package's tarball, checked; nothing of it is run."""
-    kept = CACHE / f"{PACKAGE}.tgz"
-    if not kept.exists():
-        name = _run(["npm", "pack", "--ignore-scripts", "--silent", PACKAGE], directory).split()[-1]
-        tarball = _checked((directory / name).read_bytes())
-        kept.write_bytes(tarball)
-    return _checked(kept.read_bytes())
-
-
-def _checked(tarball: bytes) -> bytes:
-    digest = base64.b64encode(hashlib.sha512(tarball).digest()).decode()
-    if digest != PACKAGE_SHA512:
-        raise CannotBuild(f"{PACKAGE} is not what was pinned: its sha512 is {digest}")
-    return tarball
 
 
 def _unpack(tarball: bytes, directory: Path) -> Path:
@@ -139,7 +104,7 @@ def _unpack(tarball: bytes, directory: Path) -> Path:
 def _compile(directory: Path) -> None:
     flags = ["-O1", "-w", "-DSQLITE_THREADSAFE=0", "-DSQLITE_OMIT_LOAD_EXTENSION", f"-I{directory}"]
     made = directory / "shell"
-    _run(["gcc", *flags, "-o", made, HERE / "shell.c", directory / "sqlite3.c"], directory)
+    run(["gcc", *flags, "-o", made, HERE / "shell.c", directory / "sqlite3.c"], directory)
     # Moved into place at the end, so that a build that was cut off leaves nothing that looks finished.
     partial = SHELL.with_suffix(f".{os.getpid()}")
     shutil.copy(made, partial)

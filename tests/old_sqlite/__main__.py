@@ -2,7 +2,8 @@
 
 import sys
 
-from tests.old_sqlite import SHELL, VERSION, CannotBuild, build
+from tests.old_sqlite import SHELL, VERSION, build
+from tests.outside import CannotHave
 
 if __name__ == "__main__":
     fresh = not SHELL.exists()
@@ -10,5 +11,5 @@ if __name__ == "__main__":
         if fresh:
             print(f"building SQLite {VERSION} for the tests (once)", file=sys.stderr)
         build()
-    except CannotBuild as error:
+    except CannotHave as error:
         sys.exit(f"SQLite {VERSION} cannot be built here, its tests are skipped: {error}")
