@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from crdtlog.history import Written
     from crdtlog.membership import Newcomer
     from crdtlog.restore import Restored
+    from crdtlog.snapshot import Snapshot
     from crdtlog.watch import Change
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Member",
     "Newcomer",
     "Restored",
+    "Snapshot",
     "TableStatus",
     "Written",
     "adopt",
@@ -51,6 +53,7 @@ _HOMES = {
     "Member": "database",
     "Newcomer": "membership",
     "Restored": "restore",
+    "Snapshot": "snapshot",
     "TableStatus": "database",
     "Written": "history",
     "adopt": "database",

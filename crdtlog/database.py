@@ -37,13 +37,14 @@ from crdtlog.membership import Newcomer
 from crdtlog.merge_check import Unmerged, unmerged
 from crdtlog.opening import file_time_ms, join_state, new_writer, open_state
 from crdtlog.restore import Restored, restore_value
+from crdtlog.snapshot import Snapshot, snapshot
 from crdtlog.state import State
 from crdtlog.values import Value
 from crdtlog.versions import Head
 from crdtlog.watch import Change, watch
 
 if TYPE_CHECKING:
-    from pycrdt import Text
+    from pycrdt import Doc, Text
 
     from crdtlog.live import LiveText
 
@@ -491,6 +492,17 @@ class Database:
         A key of several columns is a tuple, or what `conflicts` gives. Raises `NoSuchTable`, `NoSuchRow`, `Usage`.
         """
         return history.history(self._state, table, key, column)
+
+    def document(self, table: str, key: Value | Sequence[Value]) -> "Doc[Any]":
+        """A row as a Yjs document, as it shows now: a snapshot; see `crdtlog.snapshot.Snapshot.document`.
+
+        A key is as for `history`. Raises `NoSuchTable`, `NoSuchRow`, `TablePaused`, `Usage`.
+        """
+        return self.snapshot(table, key).document()
+
+    def snapshot(self, table: str, key: Value | Sequence[Value]) -> Snapshot:
+        """What `document` is made from: the row's columns, and the document's bytes. Reads nothing but the row."""
+        return snapshot(self._state, table, key)
 
     def restore_value(
         self, table: str, key: Value | Sequence[Value], column: str | None, dot: str

@@ -87,15 +87,16 @@ def find_row(state: State, tracked: Tracked, key: Value | Sequence[Value]) -> Ro
         f"SELECT {', '.join(tracked.marks)}, w, s, at, dead, strata FROM {tracked.rows_name} "
         f"WHERE {tracked.where_document}"
     )
-    for possible in _possible_keys(tracked, key):
-        rows, _ = fetch(state.connection, *_checked(sql, possible))
+    for possible in keys_meant(tracked, key):
+        rows, _ = fetch(state.connection, *bound(sql, possible))
         if rows:
             *spelled, writer, seq, at, dead, strata = rows[0]
             return Row(tuple(spelled), Compact(writer, seq, clock.from_sql(at), bool(dead), strata or b""))
     raise NoSuchRow(f"the log has no row {key!r} of table {tracked.name}", KEY_HINT)
 
 
-def _possible_keys(tracked: Tracked, key: Value | Sequence[Value]) -> list[Key]:
+def keys_meant(tracked: Tracked, key: Value | Sequence[Value]) -> list[Key]:
+    """The keys that may be meant, likeliest first; see `find_row`. Raises `Usage`."""
     width = len(tracked.keys)
     if isinstance(key, str):
         return possible_keys(key, width, tracked.key_affinities)
@@ -105,7 +106,7 @@ def _possible_keys(tracked: Tracked, key: Value | Sequence[Value]) -> list[Key]:
     return [values]
 
 
-def _checked(sql: str, key: Key) -> tuple[str, Sequence[object]]:
+def bound(sql: str, key: Key) -> tuple[str, Sequence[object]]:
     """A statement with a key as its parameters, which SQLite can take."""
     if any(type(value) is int and not -(1 << 63) <= value < 1 << 63 for value in key):
         raise Usage("an integer in a key does not fit 64 bits", KEY_HINT)
