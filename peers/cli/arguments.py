@@ -13,6 +13,9 @@ import click
 if TYPE_CHECKING:
     from click.decorators import FC
 
+#: For commands with a KEY, which can be a number below zero.
+NEGATIVE_KEY = {"ignore_unknown_options": True}
+
 
 def file_argument(command: "FC") -> "FC":
     """Give a command the argument FILE, as a `Path`."""

@@ -21,6 +21,7 @@ COMMANDS = {
     "conflicts": "peers.cli.show:conflicts",
     "restore-value": "peers.cli.history:restore_value",
     "history": "peers.cli.history:history",
+    "doc": "peers.cli.doc:doc",
     "log": "peers.cli.show:log",
     "sql": "peers.cli.sql:sql",
     "verify": "peers.cli.check:verify",

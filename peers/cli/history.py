@@ -12,18 +12,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from peers.cli.arguments import file_argument, json_option
+from peers.cli.arguments import NEGATIVE_KEY, file_argument, json_option
 from peers.cli.files import drain, opened
 from peers.cli.output import json_row, moment, say, shortened, show_json, show_table, visible
 
 if TYPE_CHECKING:
     from crdtlog import Database, Restored
 
-#: So that a number below zero can be a KEY.
-_NEGATIVE = {"ignore_unknown_options": True}
 
-
-@click.command(context_settings=_NEGATIVE)
+@click.command(context_settings=NEGATIVE_KEY)
 @file_argument
 @click.argument("table")
 @click.argument("key")
@@ -64,7 +61,7 @@ def history(file: Path, table: str, key: str, column: str | None, as_json: bool)
     )
 
 
-@click.command(context_settings=_NEGATIVE)
+@click.command(context_settings=NEGATIVE_KEY)
 @file_argument
 @click.argument("table")
 @click.argument("key")
