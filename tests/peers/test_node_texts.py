@@ -1,0 +1,72 @@
+"""Nodes and texts that merge: edits made apart stand together, and a poisoned one stops nothing but its own text."""
+
+import crdtlog
+from crdtlog.database import Database
+from crdtlog.entry import UPDATE, Patch
+from crdtlog.kinds import TEXT
+from crdtlog.texts import with_lane
+from tests.crdtlog.liar import data, section
+from tests.peers.nodes import Machine, linked, run, until
+
+
+def merging(machine: Machine) -> None:
+    """Have the titles of notes merge as text."""
+    with crdtlog.open(machine.path, home=machine.home) as db:
+        db.track("notes", {"title": "text"})
+
+
+def poison(db: Database) -> None:
+    """Sign an entry, as no honest device would, that patches one note's title with noise and stars another."""
+    tracked = db._state.table("notes")
+    title, stars = tracked.cell_slots
+    writer, seq = db._state.connection.execute("SELECT w, s FROM crdtlog__row_1 WHERE k1 = 'bad'").fetchone()
+    patch = Patch(TEXT, db._state.log.ids[writer], seq, with_lane(b"", b"\xff" * 50))
+    entry = data(
+        db,
+        section(db, "notes", UPDATE, ["bad"], [None], patches={title: [patch]}),
+        section(db, "notes", UPDATE, ["good"], [5], slots=(stars,)),
+    )
+    assert db.apply([entry]).entries == 1
+
+
+def test_edits_of_one_text_on_two_devices_stand_together(laptop: Machine, phone: Machine) -> None:
+    merging(laptop)
+    laptop.write("a", "milk and bread")
+
+    async def scenario() -> None:
+        async with linked(laptop, phone):
+            async with phone.node():
+                await until(lambda: phone.notes() == {"a": "milk and bread"})
+            phone.sql("UPDATE notes SET title = title || ', eggs'")
+            laptop.sql("UPDATE notes SET title = 'oat ' || title")
+            async with phone.node():
+                await until(lambda: phone.notes() == laptop.notes() == {"a": "oat milk and bread, eggs"})
+
+    run(scenario())
+    assert laptop.verified().state == phone.verified().state
+
+
+def test_a_poisoned_text_stops_nothing_else(laptop: Machine, phone: Machine) -> None:
+    merging(laptop)
+    laptop.write("bad", "a title")
+    laptop.write("good", "another")
+
+    async def scenario() -> None:
+        async with linked(laptop, phone):
+            async with phone.node():
+                await until(lambda: len(phone.notes()) == 2)
+            with crdtlog.open(phone.path, home=phone.home) as db:
+                poison(db)
+            async with phone.node():
+                await until(lambda: laptop.sql("SELECT stars FROM notes WHERE id = 'good'") == [(5,)])
+                phone.sql("UPDATE notes SET title = title || '!' WHERE id = 'good'")
+                laptop.sql("UPDATE notes SET title = 'quite ' || title WHERE id = 'good'")
+                await until(lambda: laptop.notes() == phone.notes())
+                await until(lambda: laptop.notes()["good"] == "quite another!")
+
+    run(scenario())
+    assert laptop.notes()["bad"] == "a title"
+    with crdtlog.open(laptop.path, home=laptop.home) as db:
+        (found,) = db.unmerged()
+    assert found.key == "bad"
+    assert "phone" in found.reason
