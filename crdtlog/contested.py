@@ -15,6 +15,7 @@ from crdtlog.catalog import Tracked
 from crdtlog.connection import Row, fetch
 from crdtlog.document import BIRTH, LIVENESS, Compact, Merged, Version, Write
 from crdtlog.entry import DELETE, INSERT, Section
+from crdtlog.errors import Malformed
 from crdtlog.kinds import COUNTER, Origin, counter
 from crdtlog.merging import Doc, Name, OtherPatch, Patched
 from crdtlog.rows import Layout, document_key, document_values
@@ -151,6 +152,8 @@ class Contested:
         name = merging.named(self.state, self.tracked, item)
         if name not in self.docs.docs:
             base, _ = merging.base_of(self.state, self.tracked, self.key, name.slot, (name.writer, name.seq))
+            if not counter.counts(base.value):
+                raise Malformed(f"a patch of a counter to a cell of {self.tracked.name} that is no number")
             self.docs.docs[name] = Doc(pack(base.value), set())
         self.docs.docs[name].versions.add((self.version.writer, self.version.seq))
         before = self.docs.sums.get(name.slot, counter.ZERO)
