@@ -82,7 +82,7 @@ def load(state: State, tracked: Tracked, name: Value) -> RowDocs:
         (tracked.number, name),
     ):
         if (writer, seq) == _SUM:
-            found.sums[slot] = counter.decode(data)
+            found.sums[slot] = counter.decode_own(data)
         else:
             dots = {(w, s) for w, s in unpack_own(versions)}
             found.docs[Name(slot, writer, seq, kind)] = Doc(data, dots, problem)

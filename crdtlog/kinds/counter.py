@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import NamedTuple, TypeGuard
 
 from crdtlog.errors import Malformed
-from crdtlog.values import Value, pack, unpack
+from crdtlog.values import Value, pack, unpack, unpack_own
 
 _INT64_MIN, _INT64_MAX = -(1 << 63), (1 << 63) - 1
 #: A difference of two doubles has at most so many bits, before and behind the point.
@@ -35,11 +35,14 @@ def counts(value: Value) -> TypeGuard[int | float]:
 
 
 def difference(first: Value, added: Sum, value: Value) -> bytes | None:
-    """The patch that makes a counter show `value`; None if one of the two counts nothing."""
+    """The patch that makes a counter show `value`; None if one counts nothing, or no patch is so large."""
     if not counts(first) or not counts(value):
         return None
     real = added.real or isinstance(first, float) or isinstance(value, float)
-    return encode(Sum(Fraction(value) - Fraction(first) - added.total, real))
+    change = Fraction(value) - Fraction(first) - added.total
+    if _size(change) > _MAX_BYTES:
+        return None
+    return encode(Sum(change, real))
 
 
 def add(added: Sum, patch: Sum) -> Sum:
@@ -87,12 +90,22 @@ def _number(total: Fraction, real: bool) -> int | float:
 def encode(value: Sum) -> bytes:
     """A sum or a change as bytes: numerator, binary places, whether a double took part."""
     numerator, places = value.total.numerator, value.total.denominator.bit_length() - 1
-    size = (numerator.bit_length() + 8) // 8
-    return pack([numerator.to_bytes(size, "big", signed=True), places, value.real])
+    return pack([numerator.to_bytes(_size(value.total), "big", signed=True), places, value.real])
+
+
+def _size(total: Fraction) -> int:
+    """Bytes of its numerator."""
+    return (total.numerator.bit_length() + 8) // 8
+
+
+def decode_own(data: bytes) -> Sum:
+    """The inverse of `encode`, for a sum that this device stored: many bounded changes may add up to any size."""
+    numerator, places, real = unpack_own(data)
+    return Sum(Fraction(int.from_bytes(numerator, "big", signed=True), 1 << places), real)
 
 
 def decode(data: bytes) -> Sum:
-    """The inverse of `encode`. Raises `Malformed`."""
+    """A change from its bytes, which another device may have made. Raises `Malformed`."""
     match unpack(data):
         case [bytes(numerator), int(places), bool(real)] if (
             len(numerator) <= _MAX_BYTES and type(places) is int and 0 <= places <= _MAX_SHIFT
