@@ -59,7 +59,7 @@ def first_value(value: Value, added: Sum) -> Value:
 
 def shown(first: Value, added: Sum) -> Value:
     """What the counter shows: at most what 64 bits or a double hold (see `overflows`)."""
-    if not counts(first):
+    if not counts(first) or added == ZERO:
         return first
     return _number(Fraction(first) + added.total, added.real or isinstance(first, float))
 
