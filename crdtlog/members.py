@@ -169,11 +169,17 @@ def _apply_merge(state: State, identity: bytes, pairs: list[object], item: Entry
                 chosen[column] = kind
             case _:
                 raise Malformed("a schema entry gives columns kinds")
-    known = {column.name for _, column in tracked.cells}
-    if not chosen or not set(chosen) <= known or not set(chosen.values()) <= set(kinds.CODES):
+    known = {column.name: column for _, column in tracked.cells if not column.key}
+    if not chosen or not set(chosen) <= set(known) or not set(chosen.values()) <= set(kinds.CODES):
         raise Malformed(
-            "a schema entry gives a column that is not there, or a kind that this version does not know"
+            "a schema entry gives a kind to a column that is not there or that is part of the key, or one that this "
+            "version does not know"
         )
+    for column, kind in chosen.items():
+        if not kinds.suits(kinds.CODES[kind], tracked.table.affinity(known[column])):
+            raise Malformed(
+                f"a schema entry gives {column} of {tracked.name} a kind that its type cannot hold"
+            )
     seen = {**state.log.writer(item.writer).context, **{n.writer: n.seq for n in item.context}}
     seen[item.writer] = item.seq - 1
     set_kinds(state, tracked, chosen, (item.writer, item.seq, item.last_stamp), seen)

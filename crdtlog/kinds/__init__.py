@@ -175,9 +175,14 @@ _AFFINITIES = {
 }
 
 
+def suits(kind: int, affinity: str) -> bool:
+    """Whether a column of that affinity can hold a kind's values."""
+    return affinity in _AFFINITIES[kind]
+
+
 def check_affinity(name: str, affinity: str, what: str) -> None:
     """Require that a column can hold a kind's values. Raises `Usage`, also for an unknown kind."""
-    if affinity not in _AFFINITIES[code(name)]:
+    if not suits(code(name), affinity):
         needed = "numbers" if code(name) == COUNTER else "text"
         raise Usage(
             f"{what} cannot be a {name}: its type keeps no {needed} as they are", "Choose another kind."
