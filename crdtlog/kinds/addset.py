@@ -14,8 +14,11 @@ from crdtlog.kinds.jsontext import Json, minified, parse
 from crdtlog.values import Value, pack, unpack, unpack_own
 from crdtlog.versions import MAX_SEQ, WRITER_BYTES
 
-#: Elements in one set, and the dots that one element may have.
+#: Elements of one array that a program writes, and changes in one patch. What is merged may have more elements than
+#: either: of patches that some device could merge, every device must be able to merge all.
 MAX_ELEMENTS = 20_000
+MAX_CHANGES = 40_000
+#: Dots that one element may have.
 MAX_DOTS = 10_000
 
 _Dot = tuple[bytes, int]
@@ -42,6 +45,8 @@ class AddSet:
         removed = {text: dots for text, dots in elements.items() if text not in wanted}
         if not added and not removed:
             return b""
+        if len(added) + len(removed) > MAX_CHANGES:
+            return None
         return pack([added, *_packed(removed)])
 
     def merge(self, state: bytes, patch: bytes, origin: Origin) -> bytes:
@@ -58,8 +63,6 @@ class AddSet:
                 elements.pop(text, None)
         for text in added:
             elements.setdefault(text, set()).add(_dot(origin))
-        if len(elements) > MAX_ELEMENTS:
-            raise Malformed("a set of too many elements")
         return _encode(elements)
 
     def needs(self, patch: bytes, origin: Origin) -> dict[bytes, int]:
@@ -141,7 +144,7 @@ def _patch(data: bytes) -> tuple[list[str], _Elements]:
             raise _malformed()
     if not all(isinstance(name, bytes) and len(name) == WRITER_BYTES for name in writers):
         raise _malformed()
-    if len(added) + len(removed) > 2 * MAX_ELEMENTS or not all(map(_is_element, added)):
+    if len(added) + len(removed) > MAX_CHANGES or not all(map(_is_element, added)):
         raise _malformed()
     gone: _Elements = {}
     for item in removed:
