@@ -202,7 +202,11 @@ class Drainer:
                 return Drained(0, 0, True)
             room -= size
             batches.append(batch)
-        rows = write_changes(self._state, batches, self._state.writer.last_stamp, forced)
+        try:
+            rows = write_changes(self._state, batches, self._state.writer.last_stamp, forced)
+        except TooLarge:  # a patch can take more bytes than its row: it names what it takes away
+            self._force_backlog = True
+            return Drained(0, 0, True)
         for tracked in active:
             self._state.connection.execute(f"DELETE FROM {tracked.capture_name}")
         self._count_drain()
@@ -280,14 +284,20 @@ class Drainer:
             if not batch.rows:
                 self._finish_table(backlog, tracked)
                 continue
-            backlog.done += len(batch.rows)
-            try:
-                rows = write_changes(self._state, [batch], backlog.floor)
-            except TooLarge as error:
-                self._pause_too_large(tracked, batch, error)
-                return Drained(0, 0, True)
-            return Drained(1 if rows else 0, rows, True)
+            return self._batch_step(backlog, batch)
         return self._forget_captures(backlog)
+
+    def _batch_step(self, backlog: Backlog, batch: Batch) -> Drained:
+        """As many of these rows as one entry holds: a patch can take more bytes than its row."""
+        try:
+            rows = write_changes(self._state, [batch], backlog.floor)
+        except TooLarge as error:
+            if len(batch.rows) > 1:
+                return self._batch_step(backlog, batch._replace(rows=batch.rows[: len(batch.rows) // 2]))
+            self._pause_too_large(batch.tracked, batch, error)
+            rows = 0
+        backlog.done += len(batch.rows)
+        return Drained(1 if rows else 0, rows, True)
 
     def _pause_too_large(self, tracked: Tracked, batch: Batch, error: TooLarge) -> None:
         """A row that fits no entry stops its own table only, with its captures kept."""
