@@ -104,6 +104,11 @@ class Log:
         ):
             self._remember(Writer(number, writer, seq, digest, clock.from_sql(last), dict(unpack(context))))
 
+    def forget(self) -> None:
+        """Forget decoded entries: some may never have been, as when the transaction that wrote them was undone."""
+        self._decoded.clear()
+        self._decoded_bytes = 0
+
     def _remember(self, writer: Writer) -> None:
         self.writers[writer.id] = writer
         self.by_number[writer.number] = writer

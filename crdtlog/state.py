@@ -80,6 +80,7 @@ class State:
                     self.connection.execute("ROLLBACK")
                 # What was read or noted inside is undone with it, a schema found changed included.
                 self._position, self._generation, self._schema_version = -1, None, -1
+                self.log.forget()
                 raise
 
     def refresh(self) -> None:
