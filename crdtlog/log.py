@@ -11,7 +11,7 @@ Invariants:
 
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
@@ -322,10 +322,11 @@ class Log:
         cells = zip(section.slots, section.cells, strict=True)
         return section.key(row), {slot: column[row] for slot, column in cells if slot not in patched}
 
-    def data_entries_after(self, number: int, seq: int) -> list[tuple[int, int]]:
-        """The dots of all data entries behind that one in the local order, which is causal."""
+    def data_entries_after(self, dots: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """The dots of all data entries behind the first of some held ones in the local order, which is causal."""
+        place = "SELECT position FROM crdtlog__log WHERE writer = ? AND seq = ?"
+        first = min(self._connection.execute(place, dot).fetchone()[0] for dot in dots)
         return self._connection.execute(
-            "SELECT writer, seq FROM crdtlog__log WHERE kind = 'data' AND position > "
-            "(SELECT position FROM crdtlog__log WHERE writer = ? AND seq = ?) ORDER BY position",
-            (number, seq),
+            "SELECT writer, seq FROM crdtlog__log WHERE kind = 'data' AND position > ? ORDER BY position",
+            (first,),
         ).fetchall()

@@ -144,20 +144,27 @@ def _begun_by(state: State, of: Name) -> Base:
     return Base(None, Origin(0, state.log.ids[of.writer], of.seq))
 
 
-def _rebuilt_patches(state: State, tracked: Tracked, key: Key, of: Name) -> list[tuple[bytes, Origin]]:
-    """All patches to a document in the log, in causal order (M2). Cost: the log since the document began."""
-    wanted = normal_key(key, tracked.collations)
-    found = []
-    for number, seq in state.log.data_entries_after(of.writer, of.seq):
+def _rebuilt_patches(
+    state: State, tracked: Tracked, wanted: Iterable[tuple[Name, Key]]
+) -> dict[tuple[Name, Key], list[tuple[bytes, Origin]]]:
+    """All patches in the log to some documents of rows (by normal keys), in causal order (M2).
+
+    Cost: the log since the first of them began, once for all of them.
+    """
+    found: dict[tuple[Name, Key], list[tuple[bytes, Origin]]] = {item: [] for item in wanted}
+    slots = {of.slot for of, _ in found}
+    for number, seq in state.log.data_entries_after({(of.writer, of.seq) for of, _ in found}):
         for section in state.log.sections(number, seq):
-            if section.table != tracked.table_id or of.slot not in section.patches:
+            if section.table != tracked.table_id:
                 continue
-            for row, patch in enumerate(section.patches[of.slot]):
-                if patch is None or name_of(state, of.slot, patch) != of:
-                    continue
-                if normal_key(section.key(row), tracked.collations) == wanted:
-                    origin = Origin(section.stamps[row], state.log.ids[number], seq)
-                    found.append((patch.data, origin))
+            for slot in slots & section.patches.keys():
+                for row, patch in enumerate(section.patches[slot]):
+                    if patch is None:
+                        continue
+                    item = (name_of(state, slot, patch), normal_key(section.key(row), tracked.collations))
+                    if item in found:
+                        origin = Origin(section.stamps[row], state.log.ids[number], seq)
+                        found[item].append((patch.data, origin))
     return found
 
 
@@ -349,8 +356,14 @@ def merge_others(state: State, tracked: Tracked, patches: Sequence[OtherPatch]) 
     """Put others' patches into their documents (counters excepted); stores nothing."""
     result: dict[int, Patched] = {}
     jobs: dict[int, list[tuple[int, Name, kinds.Merge]]] = {}
-    for index, item in enumerate(patches):
-        of = named(state, tracked, item)
+    names = [named(state, tracked, item) for item in patches]
+    gone = {
+        index: (of, normal_key(item.key, tracked.collations))
+        for index, (of, item) in enumerate(zip(names, patches, strict=True))
+        if of not in item.docs.docs and (of.writer, of.seq) not in item.live
+    }
+    rebuilt = _rebuilt_patches(state, tracked, gone.values()) if gone else {}
+    for index, (of, item) in enumerate(zip(names, patches, strict=True)):
         stored = item.docs.docs.get(of)
         if stored is not None and stored.problem is not None:
             result[index] = Patched(of, stored.state, None, stored.problem)
@@ -360,8 +373,8 @@ def merge_others(state: State, tracked: Tracked, patches: Sequence[OtherPatch]) 
             job = kinds.Merge(stored.state, _begun_by(state, of), todo)
         else:
             base, _ = base_of(state, tracked, item.key, item.slot, (of.writer, of.seq))
-            if (of.writer, of.seq) not in item.live:
-                todo = _rebuilt_patches(state, tracked, item.key, of) + todo
+            if index in gone:
+                todo = rebuilt[gone[index]] + todo
             job = kinds.Merge(None, base, todo)
         jobs.setdefault(of.kind, []).append((index, of, job))
     for kind, some in jobs.items():
