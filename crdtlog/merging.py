@@ -283,7 +283,10 @@ def _edit_counter(state: State, tracked: Tracked, write: OwnWrite, docs: RowDocs
     elif of is not None:
         return _fresh_counter(state, tracked, write, added)
     else:
-        base, _ = base_of(state, tracked, write.key, write.slot, dot)
+        base, is_counter = base_of(state, tracked, write.key, write.slot, dot)
+        if added.total and not is_counter:
+            # It showed without what was added, which each device's patch would take off once more.
+            return _fresh_counter(state, tracked, write, added)
         first, of = base.value, Name(write.slot, *dot, COUNTER)
     patch = counter.difference(first, added, write.value)
     if patch is None:
