@@ -19,7 +19,7 @@ from typing import NamedTuple
 #: More splices than this are joined, those with the smallest gaps first.
 MAX_SPLICES = 1_000
 #: Turns of inner loops that one comparison may take; about half a second.
-MAX_STEPS = 2_000_000
+MAX_STEPS = 1_000_000
 #: Where more tokens than this differ between two anchors, Myers' algorithm gives up: its cost grows with the square.
 MAX_DIFFERENT = 300
 #: So few characters are not worth keeping between replacements of so many.

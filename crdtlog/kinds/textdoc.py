@@ -63,7 +63,7 @@ class Texts:
     def edit(self, begun: Dot, base: Base, writer: bytes, value: str) -> tuple[bytes, bytes]:
         """The patch that makes a document show `value`, empty if it does already, and the state with it.
 
-        Raises `TooLarge` where no patch can say it.
+        Raises `TooLarge` or `Malformed` where no patch can say it.
         """
         if len(value.encode()) > MAX_TEXT_BYTES:
             raise TooLarge("a text too long to be merged")
@@ -76,10 +76,12 @@ class Texts:
         blocks = max(0, len(base) - size) // BLOCK_BYTES if isinstance(base, bytes) else 0
         found = textdiff.splices(shown, value, most=_most_splices(max(size, len(value)), blocks))
         patch = _apply(document, shown, found)
-        if str(document.text) != value:
-            raise AssertionError("the library did not do what it was told")
+        state = document.doc.get_update()
+        again = _copy(state, client)
+        if str(again.text) != value:
+            raise Unreadable("a document that does not keep what is written to it")
         yjs.read_patch(patch, client)  # what others would refuse must not be written
-        return patch, self._keep(document)
+        return patch, self._keep(again, state)
 
     def merge(
         self, begun: Dot, base: Base, patches: Sequence[tuple[bytes, bytes]]

@@ -91,7 +91,7 @@ def _answer(work: Work, body: bytearray) -> tuple[list[Any], bool]:
         return work(unpack_job(body)), False
     except TooLarge as error:
         return ["failure", "too large", str(error)], False
-    except (Malformed, ValueError) as error:  # pycrdt says ValueError of bytes that it cannot decode
+    except (Malformed, ValueError, RuntimeError) as error:  # the last two are how pycrdt refuses bytes
         return ["failure", "malformed", str(error)], False
     except MemoryError:
         reason, detail = "memory", "it takes more memory than the worker has"

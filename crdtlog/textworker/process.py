@@ -192,14 +192,14 @@ class Process:
         with contextlib.suppress(BlockingIOError):
             while self._err_open:
                 self._hear_last_words()
-        words = self._last_words.decode(errors="replace").strip()
-        last = words.splitlines()[-1] if words else ""
+        said = [line.strip() for line in self._last_words.decode(errors="replace").splitlines()]
+        last = next((line for line in reversed(said) if line and not line.startswith("note:")), "")
         if status in _FROM_OUTSIDE:
             return Gone(None)
         if status == -signal.SIGXCPU:
             return Gone(Failure("hung", "it computes without end"))
-        if "memory allocation" in last or "MemoryError" in last:
-            return Gone(Failure("memory", last))
+        if any("memory allocation of" in line or "MemoryError" in line for line in said):
+            return Gone(Failure("memory", "it takes more memory than the worker has"))
         how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
         return Gone(Failure("crashed", f"{how} {last}".strip()), certain=status != -signal.SIGKILL)
 
