@@ -2,8 +2,9 @@
 
 Runs only inside the text worker (see crdtlog/textworker): bytes of another device reach pycrdt nowhere else. A text's
 *base* is either its state, the document as Yjs update bytes, or the plain text that it began with, from which every
-device makes the same document. `edit` makes a patch by comparing what is with what shall be. `merge` trusts no patch: each is read first (see
-yjs.py), then applied to a scratch copy, and the copy must survive being encoded, decoded and read back.
+device makes the same document. `edit` makes a patch by comparing what is with what shall be. `merge` trusts no patch:
+each is read first (see yjs.py), then applied to a scratch copy, and the copy must survive being encoded, decoded and
+read back.
 
 Deleted text leaves the state (the library collects it); what stays is a few bytes for each run of characters that one
 client deleted.
