@@ -108,7 +108,10 @@ class Texts:
             return None, None, refused
         for patch in good:
             document.doc.apply_update(patch)
-        return *self._proven(document, clocks), refused
+        state, shown = document.doc.get_update(), str(document.text).encode()
+        del document  # a large text is in memory often enough
+        self._prove(state, shown, clocks)
+        return state, shown, refused
 
     # --- decoded documents --------------------------------------------------------------------------------------------
 
@@ -136,22 +139,19 @@ class Texts:
                 self._kept_bytes -= len(gone)
         return state
 
-    def _proven(self, scratch: Document, clocks: dict[int, int]) -> tuple[bytes, bytes]:
-        """The state and text of a scratch copy, if it survives being encoded, decoded and read back."""
-        state = scratch.doc.get_update()
-        shown = str(scratch.text).encode()
+    def _prove(self, state: bytes, shown: bytes, clocks: dict[int, int]) -> None:
+        """Require that a state, decoded and read back, is the text that the scratch copy showed."""
         if len(shown) > MAX_MERGED_BYTES:
             raise TooLarge("a text that its patches make too long")
         again = _copy(state, _NOBODY)
         chunks = again.text.diff()
         if any(type(chunk) is not str or attributes for chunk, attributes in chunks):
             raise Malformed("a text with something else than characters in it")
-        if b"".join(chunk.encode() for chunk, _ in chunks) != shown or list(again.doc.keys()) != [yjs.ROOT]:
+        if b"".join([chunk.encode() for chunk, _ in chunks]) != shown or list(again.doc.keys()) != [yjs.ROOT]:
             raise Malformed("a text that reads otherwise once it was stored")
         if yjs.read_clocks(again.doc.get_state()) != clocks:
             raise Malformed("a text that lacks what its patches said")
         self._keep(again, state)
-        return state, shown
 
 
 def begun_with(value: str, begun: Dot) -> bytes:

@@ -34,7 +34,6 @@ def main(memory_bytes: int, cpu_seconds: float, work: Work | None = None) -> Non
     while (body := _read_frame()) is not None:
         allow_cpu(cpu_seconds + len(body) / BYTES_PER_CPU_SECOND)
         (kind, *parts), leaving = _answer(work, body)
-        del body
         _write(frame([kind, leaving, *parts]))
         if leaving:
             return
@@ -88,7 +87,9 @@ def _answer(work: Work, body: bytearray) -> tuple[list[Any], bool]:
     """The answer to a job, and whether to leave after it."""
     reason: Reason
     try:
-        return work(unpack_job(body)), False
+        job = unpack_job(body)
+        body.clear()  # a large text is in memory often enough
+        return work(job), False
     except TooLarge as error:
         return ["failure", "too large", str(error)], False
     except (Malformed, ValueError, RuntimeError) as error:  # the last two are how pycrdt refuses bytes
