@@ -122,19 +122,6 @@ def test_pure_modules_reach_no_clock_file_or_randomness(pure: str) -> None:
     assert not wrong
 
 
-def test_only_the_text_worker_loads_what_merges_texts() -> None:
-    """No bytes of another device reach the library in any other process."""
-    users = {
-        (name, found.top_level)
-        for name in MODULES
-        if name.split(".")[0] in (*SHIPPED, "simulations")
-        for found in imports(MODULES[name])
-        if found.name == "crdtlog.kinds.textdoc"
-    }
-
-    assert users == {("crdtlog.textworker.__main__", False)}
-
-
 @pytest.mark.parametrize("house", HOUSES)
 def test_no_modules_import_each_other_in_a_circle(house: str) -> None:
     ahead = {
