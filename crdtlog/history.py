@@ -137,12 +137,16 @@ def slot_of(tracked: Tracked, column: str) -> int:
 
 
 class Write(NamedTuple):
-    """What one entry says of the row; `patches` are of cells that are not among `cells` until `_writes` fills them."""
+    """What one entry says of the row; `patches` are of cells that are not among `cells` until `_writes` fills them.
+
+    So are the cells of `counters`: until then they hold first values, which show together with steps from before.
+    """
 
     version: Version
     operation: int
     cells: dict[int, Value]
     patches: dict[int, Patch]
+    counters: tuple[int, ...]
 
 
 def _writes(state: State, tracked: Tracked, key: Key) -> Iterator[Write]:
@@ -160,7 +164,9 @@ def _writes(state: State, tracked: Tracked, key: Key) -> Iterator[Write]:
             continue
         sections = decode_data(raw, item.first_stamp, item.last_stamp).sections
         if write := _write_in(tracked, key, sections, number, item.seq):
-            seen = {**context, item.writer: item.seq - 1} if write.patches else {}
+            seen = {**context, item.writer: item.seq - 1} if write.patches or write.counters else {}
+            for slot in write.counters:
+                write.cells[slot] = patched.begun(slot, write.cells[slot], seen)
             for slot, patch in write.patches.items():
                 write.cells[slot] = patched.value(slot, patch, write.version, seen)
             yield write
@@ -181,7 +187,7 @@ def written_by(state: State, tracked: Tracked, key: Key, number: int, seq: int) 
     if state.connection.execute(sql, (number, seq)).fetchone() is None:
         return None
     write = _write_in(tracked, key, state.log.sections(number, seq), number, seq)
-    if write is None or not write.patches:
+    if write is None or not (write.patches or write.counters):
         return write
     return next(whole for whole in _writes(state, tracked, key) if whole.version == write.version)
 
@@ -202,7 +208,8 @@ def _write_in(tracked: Tracked, key: Key, sections: Sequence[Section], number: i
                 values = zip(section.slots, (column[row] for column in section.cells), strict=True)
                 cells = {slot: value for slot, value in values if slot not in patches}
                 version = Version(section.stamps[row], number, seq)
-                return Write(version, section.operation, cells, patches)
+                counters = tuple(slot for slot in section.counters if slot in cells)
+                return Write(version, section.operation, cells, patches, counters)
     return None
 
 

@@ -11,6 +11,7 @@ from crdtlog.catalog import Tracked
 from crdtlog.document import Version
 from crdtlog.entry import Patch
 from crdtlog.kinds import COUNTER, Base, Failure, Merge, Origin, counter
+from crdtlog.kinds.counter import Sum
 from crdtlog.merging import Name
 from crdtlog.state import State
 from crdtlog.values import Key, Value
@@ -45,13 +46,23 @@ class PatchedValues:
         value = self._count(of, step, seen) if patch.kind == COUNTER else self._merge(of, step, seen)
         return merging.as_stored(self._state, self._tracked.affinity(slot), value)
 
-    def _count(self, of: Name, step: _Step, seen: dict[bytes, int]) -> Value:
-        steps = self._counted.setdefault(of.slot, [])
-        steps.append(step)
+    def begun(self, slot: int, first: Value, seen: dict[bytes, int]) -> Value:
+        """What a counter that began anew showed to its author: its first value, and the steps from before."""
+        if slot not in self._counted:
+            return first
+        value = counter.shown(first, self._added(slot, seen))
+        return merging.as_stored(self._state, self._tracked.affinity(slot), value)
+
+    def _added(self, slot: int, seen: dict[bytes, int]) -> Sum:
         added = counter.ZERO
-        for each in steps:
-            if each is step or _is_seen(each, seen):
-                added = counter.add(added, counter.decode(each.patch))
+        for step in self._counted[slot]:
+            if _is_seen(step, seen):
+                added = counter.add(added, counter.decode(step.patch))
+        return added
+
+    def _count(self, of: Name, step: _Step, seen: dict[bytes, int]) -> Value:
+        self._counted.setdefault(of.slot, []).append(step)
+        added = self._added(of.slot, {**seen, step.origin.writer: step.origin.seq})
         return counter.shown(self._bases[of].value, added)
 
     def _merge(self, of: Name, step: _Step, seen: dict[bytes, int]) -> Value:

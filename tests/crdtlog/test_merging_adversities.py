@@ -100,3 +100,24 @@ def test_many_documents_that_must_be_built_anew_are_read_from_the_log_once(world
     assert time.monotonic() - begin < 15
     sync_all([one, other, third])
     assert_converged([one, other, third], ["t"])
+
+
+def test_a_counter_put_back_is_in_history_and_restored_as_it_showed(world: World) -> None:
+    one, other = fleet(world, 2, "INSERT INTO t VALUES ('a', 10, '{}', '[]', 1, 'p')")
+    write_apart([one, other], "UPDATE t SET n = n + 2")
+    sync_all([one, other])
+    write_apart([one], "DELETE FROM t")
+    write_apart([one], "INSERT INTO t VALUES ('a', 20, '{}', '[]', 1, 'p')")
+    sync_all([one, other])
+    assert rows_of(other, "SELECT n FROM t") == [(20,)]
+    put_back = [c for c in other.history("t", "a") if c.column == "n"]
+    assert 20 in [c.value for c in put_back], put_back
+    write_apart([one], "DELETE FROM t")
+    write_apart([other], "UPDATE t SET plain = 'q'")
+    sync_all([one, other])
+    lost = [item for item in one.conflicts() if item["column"] is None]
+    if not rows_of(one, "SELECT 1 FROM t"):
+        one.restore_value("t", "a", None, lost[0]["dot"])
+    sync_all([one, other])
+    assert rows_of(other, "SELECT n, plain FROM t") == [(20, "q")]
+    assert_converged([one, other], ["t"])
