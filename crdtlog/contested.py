@@ -65,13 +65,7 @@ class Work:
 
     def written(self, row: int) -> dict[int, Value]:
         """Slot → value, as the entry wrote it; patched cells are left out."""
-        section = self.section
-        patched = {slot for slot, column in section.patches.items() if column[row] is not None}
-        return {
-            slot: column[row]
-            for slot, column in zip(section.slots, section.cells, strict=True)
-            if slot not in patched
-        }
+        return self.section.values(row)
 
     def is_patched(self, row: int) -> bool:
         """Whether the entry patches a document of that row."""

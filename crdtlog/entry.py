@@ -245,6 +245,12 @@ class Section:
         """The key of one of its rows."""
         return tuple(column[row] for column in self.keys)
 
+    def values(self, row: int) -> dict[int, Value]:
+        """Slot → value of one of its rows; patched cells, which hold none, are left out."""
+        patched = {slot for slot, column in self.patches.items() if column[row] is not None}
+        cells = zip(self.slots, self.cells, strict=True)
+        return {slot: column[row] for slot, column in cells if slot not in patched}
+
 
 def encode_data(sections: Sequence[Section], first_stamp: int) -> bytes:
     """A data entry's raw payload. Stamps are stored as differences to the entry's first stamp."""

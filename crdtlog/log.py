@@ -316,11 +316,9 @@ class Log:
     def written_values(
         self, number: int, seq: int, table: bytes, key: Key, collations: list[str]
     ) -> tuple[Key, dict[int, Value]]:
-        """What that entry wrote of one row: the key as spelled there, and slot → value; patched cells are left out."""
+        """What that entry wrote of one row: the key as spelled there, and slot → value; patches are left out."""
         section, row = self.written(number, seq, table, key, collations)
-        patched = {slot for slot, column in section.patches.items() if column[row] is not None}
-        cells = zip(section.slots, section.cells, strict=True)
-        return section.key(row), {slot: column[row] for slot, column in cells if slot not in patched}
+        return section.key(row), section.values(row)
 
     def data_entries_after(self, dots: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         """The dots of all data entries behind the first of some held ones in the local order, which is causal."""

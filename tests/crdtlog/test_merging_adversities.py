@@ -2,6 +2,8 @@
 
 import time
 
+import pytest
+
 from crdtlog.database import Database
 from tests.crdtlog.devices import (
     World,
@@ -121,3 +123,17 @@ def test_a_counter_put_back_is_in_history_and_restored_as_it_showed(world: World
     sync_all([one, other])
     assert rows_of(other, "SELECT n, plain FROM t") == [(20, "q")]
     assert_converged([one, other], ["t"])
+
+
+@pytest.mark.parametrize("doc", ["'no json'", "doc", "NULL"])
+def test_a_value_and_a_patch_of_one_entry_come_back_with_a_row_that_was_deleted(
+    world: World, doc: str
+) -> None:
+    dbs = fleet(world, 3, "INSERT INTO t VALUES ('a', 1, '{}', '[]', 1, 'p')")
+    dbs[1]._state.now_ms = lambda: 0
+    write_apart([dbs[1]], f"UPDATE t SET doc = {doc}, tags = '[\"c\"]', n = n + 1")
+    write_apart([dbs[0]], "DELETE FROM t")
+    write_apart([dbs[2]], "UPDATE t SET plain = 'q'")
+    sync_all(dbs)
+    assert rows_of(dbs[0], "SELECT tags, n, plain FROM t") == [('["c"]', 2, "q")]
+    assert_converged(dbs, ["t"])
