@@ -15,23 +15,24 @@ import math
 import re
 import sqlite3
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import NamedTuple
 
-from crdtlog import clock, document, merging
+from crdtlog import clock, merging
 from crdtlog.catalog import Tracked
 from crdtlog.connection import Row, execute_rows, fetch
-from crdtlog.contested import Author, Contested, Work, stored_compact
-from crdtlog.document import BIRTH, Version, Write, slots_in
+from crdtlog.contested import Author, Contested, Work
+from crdtlog.document import Version, Write
 from crdtlog.entry import DELETE, INSERT, UPDATE, Entry, Section, decode_data
 from crdtlog.errors import EntryRefused, Malformed, TablePaused
 from crdtlog.rows import (
     document_key,
-    document_values,
     insert_document_sql,
     joined_sql,
     update_document_sql,
 )
 from crdtlog.state import State
+from crdtlog.steps import Step, Steps, Way
 from crdtlog.values import HASH_BYTES, Key, Value, hash_rows, normal_key, same
 
 
@@ -158,32 +159,14 @@ def _keeps(connection: sqlite3.Connection, column: Sequence[Value], affinity: st
     return all(same(before, after) for before, (after,) in zip(column, rows, strict=True))
 
 
-class _Step(NamedTuple):
-    """What one write does to all documents that are alike: the document afterwards, and where values move."""
+class _Here(NamedTuple):
+    """A section's rows that are here, as columns."""
 
-    compact: tuple[int, int, int, int]
-    strata: bytes | None
-    contested: bool
-    dies: bool
-    taken: tuple[int, ...]
-    #: for each slot taken: the section's column, and where its hash stands in the row's
-    splice: list[tuple[int, int]]
-    #: the versions that lose: slots of the showing ones, then of the written ones
-    losers: list["_Loser"]
-
-
-class _Loser(NamedTuple):
-    """A version that loses by a step, as it is kept beside every row that takes the step."""
-
-    slot: int
-    writer: int
-    seq: int
-    stamp: int
-    #: where its value and the showing one stand: in the row, in the section; -1 for a birth, which has no value
-    cell: int
-    column: int
-    #: whether the written value loses, and not the row's
-    written: bool
+    keys: list[Key]
+    #: which of the section's rows they are
+    indexes: Sequence[int]
+    cells: Sequence[Sequence[Value]]
+    digests: list[bytes]
 
 
 class _Applier(Work):
@@ -258,66 +241,95 @@ class _Applier(Work):
 
     def _merge(self, rows: list[Row]) -> None:
         """Merge into rows that are here. Signals `CaptureFirst` for changes that no trigger saw (A2)."""
-        layout, section, out = self.layout, self.section, self.out
+        layout, section = self.layout, self.section
         columns = list(zip(*rows, strict=True))
-        keys: list[Key] = list(zip(*columns[: layout.at], strict=True))
-        indexes: Row = columns[layout.at]
-        digests = hash_rows(columns[layout.cells], len(rows), self.state.seed)
-        *compact_columns, losers_before, strata, hashes_before = columns[layout.cells.stop :]
-        stamps = [section.stamps[index] for index in indexes]
-        names: Iterable[Row] = zip(*compact_columns, strata, stamps, strict=True)
-        known: dict[Row, _Step] = {}
+        cells = columns[layout.cells]
+        digests = hash_rows(cells, len(rows), self.state.seed)
+        here = _Here(list(zip(*columns[: layout.at], strict=True)), columns[layout.at], cells, digests)
+        present = columns[layout.present]
+        *compact, losers, strata, before = columns[layout.cells.stop :]
+        if all(present) and not any(losers) and not section.patches and digests == list(before):
+            plain: Sequence[int] = range(len(rows))
+            contested: list[int] = []
+        else:
+            plain, contested = self._sift(here, present, compact[0], compact[3], losers, before)
+        stamps = [section.stamps[index] for index in here.indexes]
+        write = Write(Version(0, self.author.writer, self.author.seq), self.bits, self.alive)
+        steps = Steps(self.tracked, section, write, self.author.covered, self.rank)
+        names = zip(*compact, strata, stamps, strict=True)
+        ways: dict[Way, tuple[list[int], list[Step]]] = {}
+        for at, step in zip(plain, map(steps.__getitem__, _picked(names, plain)), strict=True):
+            some = ways.get(step.way)
+            if some is None:
+                some = ways[step.way] = ([], [])
+            some[0].append(at)
+            some[1].append(step)
         changed: list[tuple[object, ...]] = []
-        contested: list[tuple[int, Row]] = []
-        unseen: list[Key] = []
-        missing = 0
-        for at, (name, key, index, present, digest, before, losers) in enumerate(
-            zip(
-                names,
-                keys,
-                indexes,
-                columns[layout.present],
-                digests,
-                hashes_before,
-                losers_before,
-                strict=True,
-            )
-        ):
-            if name[0] is None:
-                if section.operation == INSERT and self._insert_hashes(index) == digest:
-                    self._adopt(index, key, digest)
-                else:
-                    unseen.append(key)
-                continue
-            if present == name[3] or (present and digest != before):
-                unseen.append(key)
-                missing += not present
-                continue
-            step = None
-            if not losers and not self.is_patched(index):
-                step = known.get(name)
-                if step is None:
-                    step = known[name] = self._step(name)
-            if step is None or step.contested:
-                contested.append((index, rows[at]))
-                continue
-            if step.dies:
-                out.deletes.append(key)
-                changed.append((*step.compact, 0, step.strata, None, *key))
-                continue
-            if step.taken:
-                for column, place in step.splice:
-                    digest = digest[:place] + self.hash_columns[column][index] + digest[place + HASH_BYTES :]
-                values = [section.cells[column][index] for column, _ in step.splice]
-                out.updates.setdefault(step.taken, []).append((*values, *key))
-            if step.losers:
-                self._keep_losers(index, key, rows[at][layout.cells], step.losers)
-            changed.append((*step.compact, len(step.losers), step.strata, digest, *key))
-        if unseen:
-            raise CaptureFirst(self.tracked, unseen, self.odd, missing)
-        changed += self._settle(contested)
+        for way, (places, some_steps) in ways.items():
+            if way.contested:
+                contested += places
+            else:
+                some_rows = here if len(places) == len(rows) else _pick_rows(here, places)
+                changed += self._go(way, some_steps, some_rows)
+        changed += self._settle([(here.indexes[at], rows[at]) for at in contested])
         if changed:
             execute_rows(self.connection, update_document_sql(self.tracked), changed, odd=self.odd)
+
+    def _sift(
+        self,
+        here: _Here,
+        present: Row,
+        writers: Row,
+        dead: Row,
+        losers: Row,
+        before: Row,
+    ) -> tuple[list[int], list[int]]:
+        """Which of the rows are plain, and which have losing versions or patches to come; others are adopted."""
+        plain: list[int] = []
+        contested: list[int] = []
+        unseen: list[Key] = []
+        missing = 0
+        for at, index in enumerate(here.indexes):
+            if writers[at] is None:
+                if self.section.operation == INSERT and self._insert_hashes(index) == here.digests[at]:
+                    self._adopt(index, here.keys[at], here.digests[at])
+                else:
+                    unseen.append(here.keys[at])
+            elif present[at] == dead[at] or (present[at] and here.digests[at] != before[at]):
+                unseen.append(here.keys[at])
+                missing += not present[at]
+            elif losers[at] or self.is_patched(index):
+                contested.append(at)
+            else:
+                plain.append(at)
+        if unseen:
+            raise CaptureFirst(self.tracked, unseen, self.odd, missing)
+        return plain, contested
+
+    def _go(self, way: Way, steps: list[Step], rows: _Here) -> Iterable[tuple[object, ...]]:
+        """What the write does to rows that go one way; returns the parameters that update their documents."""
+        out, cells = self.out, self.section.cells
+        keys, digests = rows.keys, rows.digests
+        if way.dies:
+            out.deletes += keys
+            return [(*step.values, 0, step.strata, None, *key) for step, key in zip(steps, keys, strict=True)]
+        for column, place in way.splice:
+            hashes, end = self.hash_columns[column], place + HASH_BYTES
+            digests = [
+                digest[:place] + hashes[index] + digest[end:]
+                for digest, index in zip(digests, rows.indexes, strict=True)
+            ]
+        if way.taken:
+            written = [[cells[column][index] for index in rows.indexes] for column, _ in way.splice]
+            key_columns = zip(*keys, strict=True)
+            out.updates.setdefault(way.taken, []).extend(zip(*written, *key_columns, strict=True))
+        if way.losers:
+            self._keep_losers(way, steps, rows)
+        count = len(way.losers)
+        return [
+            (*step.values, count, step.strata, digest, *key)
+            for step, digest, key in zip(steps, digests, keys, strict=True)
+        ]
 
     def _settle(self, contested: list[tuple[int, Row]]) -> list[tuple[object, ...]]:
         """Merge into the rows that need care; patches of all of them go into their documents together."""
@@ -328,53 +340,24 @@ class _Applier(Work):
             row.take(patched)
         return [row.settle() for row in rows]
 
-    def _step(self, name: Row) -> "_Step":
-        """What the section's write does to a document without losing versions: (w, s, at, dead, strata, stamp)."""
-        *stored, strata, stamp = name
-        write = Write(Version(stamp, self.author.writer, self.author.seq), self.bits, self.alive)
-        before = stored_compact(tuple(stored), strata)
-        merged = document.merge_plain(before, write, self.every, self.author.covered, self.rank)
-        taken = tuple(slot for slot in self.section.slots if merged.taken >> slot & 1)
-        losers = [
-            self._loser(slot, version, written=False)
-            for bits, version in merged.pushed
-            for slot in slots_in(bits, self.tracked.slots)
-        ]
-        if merged.lost:
-            lost = slots_in(merged.lost, self.tracked.slots)
-            losers += [self._loser(slot, write.version, written=True) for slot in lost]
-        return _Step(
-            document_values(merged.compact),
-            merged.compact.strata or None,
-            not merged.was_alive or merged.unseen_alive,
-            merged.was_alive and not merged.alive,
-            taken,
-            [(self.section_index[slot], self.cell_index[slot] * HASH_BYTES) for slot in taken],
-            losers,
-        )
-
-    def _loser(self, slot: int, version: Version, *, written: bool) -> "_Loser":
-        stamp, writer, seq = version
-        cell = -1 if slot == BIRTH else self.cell_index[slot]
-        column = self.section_index.get(slot, -1)
-        return _Loser(slot, writer, seq, clock.to_sql(stamp), cell, column, written)
-
     def _adopt(self, index: int, key: Key, digest: bytes) -> None:
         """A row that was here before its table was, equal to the one that arrives: only its document is missing."""
         at = clock.to_sql(self.section.stamps[index])
         self.out.documents.append((*key, self.author.writer, self.author.seq, at, 0, 0, None, digest))
 
-    def _keep_losers(self, index: int, key: Key, row: Row, losers: list["_Loser"]) -> None:
+    def _keep_losers(self, way: Way, steps: list[Step], rows: _Here) -> None:
         """Keep what loses by a step; a value equal to the one that shows is kept out of sight."""
-        cells, table, kept = self.section.cells, self.tracked.number, self.out.losers
-        name = document_key(self.tracked, key)
-        for slot, writer, seq, stamp, cell, column, written in losers:
-            if cell < 0:
-                kept.append((table, name, slot, writer, seq, stamp, True, None))
-                continue
-            here, there = row[cell], cells[column][index]
-            value = there if written else here
-            kept.append((table, name, slot, writer, seq, stamp, same(here, there), value))
+        names = [document_key(self.tracked, key) for key in rows.keys]
+        for loser in way.losers:
+            stamps = [step.stamps[loser.rank] for step in steps]
+            values: Iterable[Value] = repeat(None)
+            hidden: Iterable[bool] = repeat(True)
+            if loser.cell >= 0:
+                mine = rows.cells[loser.cell]
+                theirs = [self.section.cells[loser.column][index] for index in rows.indexes]
+                values, hidden = theirs if loser.written else mine, map(same, mine, theirs)
+            of = (repeat(self.tracked.number), names, repeat(loser.slot), repeat(loser.writer))
+            self.out.losers.extend(zip(*of, repeat(loser.seq), stamps, hidden, values))
 
     # --- writing --------------------------------------------------------------------------------------------------
 
@@ -402,6 +385,22 @@ class _Applier(Work):
         if out.losers:
             sql = "INSERT OR REPLACE INTO crdtlog__loser VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
             execute_rows(self.connection, sql, out.losers, odd=odd)
+
+
+def _pick_rows(rows: _Here, at: list[int]) -> _Here:
+    return _Here(
+        [rows.keys[row] for row in at],
+        [rows.indexes[row] for row in at],
+        [[column[row] for row in at] for column in rows.cells],
+        [rows.digests[row] for row in at],
+    )
+
+
+def _picked(names: Iterable[Row], plain: Sequence[int]) -> Iterable[Row]:
+    if isinstance(plain, range):
+        return names
+    listed = list(names)
+    return (listed[row] for row in plain)
 
 
 # --- values that a column's affinity would change ----------------------------------------------------------------

@@ -13,12 +13,12 @@ from typing import NamedTuple
 from crdtlog import clock, document, merging
 from crdtlog.catalog import Tracked
 from crdtlog.connection import Row, fetch
-from crdtlog.document import BIRTH, LIVENESS, Compact, Merged, Version, Write
+from crdtlog.document import BIRTH, LIVENESS, Merged, Version, Write
 from crdtlog.entry import DELETE, INSERT, Section
 from crdtlog.errors import Malformed
 from crdtlog.kinds import COUNTER, Origin, counter
 from crdtlog.merging import Doc, Name, OtherPatch, Patched
-from crdtlog.rows import Layout, document_key, document_values
+from crdtlog.rows import Layout, document_key, document_values, stored_compact
 from crdtlog.state import State
 from crdtlog.values import Key, Value, hash_columns, hash_rows, pack, same, unpack_own
 
@@ -78,11 +78,6 @@ class Work:
         self.out.losers.append(
             (self.tracked.number, name, slot, writer, seq, clock.to_sql(stamp), hidden, value)
         )
-
-
-def stored_compact(stored: Row, strata: bytes | None) -> Compact:
-    """A document from its columns (writer, seq, stamp, dead) as stored."""
-    return Compact(stored[0], stored[1], clock.from_sql(stored[2]), bool(stored[3]), strata or b"")
 
 
 class Contested:

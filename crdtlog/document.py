@@ -86,6 +86,8 @@ class Merged:
 
 
 Rank = Callable[[Version], tuple[int, bytes, int]]
+#: whether the author of a write had seen a version; asks for its dot only
+Covered = Callable[[Version], bool]
 
 
 def rank_by(writers: Mapping[int, bytes]) -> Rank:
@@ -141,7 +143,7 @@ def compact(document: Document, rank: Rank) -> Compact:
     )
 
 
-def merge(document: Document, write: Write, covered: Callable[[Version], bool], rank: Rank) -> Merged:
+def merge(document: Document, write: Write, covered: Covered, rank: Rank) -> Merged:
     """Merge a write into a document (changing it) and tell where values must move.
 
     `covered(version)` says whether the write's author had seen that version.
@@ -173,9 +175,7 @@ class Plain(NamedTuple):
     unseen_alive: bool
 
 
-def merge_plain(
-    before: Compact, write: Write, every: int, covered: Callable[[Version], bool], rank: Rank
-) -> Plain:
+def merge_plain(before: Compact, write: Write, every: int, covered: Covered, rank: Rank) -> Plain:
     """`merge` for a document without losing versions, on its compact form: work by strata, not by slots.
 
     `every` is the bit set of all slots, liveness included. Equal to `merge` there (a property test says so).
@@ -221,6 +221,40 @@ def merge_plain(
     return Plain(after, not before.dead, life == 1, taken, lost, pushed, unseen)
 
 
+class Shape(NamedTuple):
+    """A document without losing versions and the stamp of a write to it, with the stamps' ranks in place of stamps.
+
+    A merge asks only which of two stamps is later, so `merge_plain` does the same to all documents of one shape, and
+    `dated` gives the stamps back (a property test says so).
+    """
+
+    before: Compact
+    stamp: int
+
+
+def shape_of(before: Compact, stamp: int) -> tuple[Shape, list[int]]:
+    """The shape of a document and a write's stamp, and the stamps by rank."""
+    strata = unpack_own(before.strata) if before.strata else []
+    stamps = sorted({before.stamp, stamp, *(stratum[2] for stratum in strata)})
+    rank = stamps.index
+    for stratum in strata:
+        stratum[2] = rank(stratum[2])
+    ranked = Compact(
+        before.writer, before.seq, rank(before.stamp), before.dead, pack(strata) if strata else b""
+    )
+    return Shape(ranked, rank(stamp)), stamps
+
+
+def dated(ranked: Compact, stamps: Sequence[int]) -> Compact:
+    """A document with stamps in place of their ranks."""
+    strata = unpack_own(ranked.strata) if ranked.strata else []
+    for stratum in strata:
+        stratum[2] = stamps[stratum[2]]
+    return Compact(
+        ranked.writer, ranked.seq, stamps[ranked.stamp], ranked.dead, pack(strata) if strata else b""
+    )
+
+
 def slots_in(bits: int, slots: Sequence[int]) -> list[int]:
     """Those of some slots that a bit set holds."""
     return [slot for slot in slots if bits >> slot & 1]
@@ -230,7 +264,7 @@ def _merge_slot(
     document: Document,
     slot: int,
     new: Version,
-    covered: Callable[[Version], bool],
+    covered: Covered,
     rank: Rank,
     merged: Merged,
 ) -> None:

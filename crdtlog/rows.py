@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from crdtlog import clock, document
 from crdtlog.catalog import Tracked
+from crdtlog.connection import Row
 from crdtlog.document import Compact
 from crdtlog.state import State
 from crdtlog.values import Value, key_text, normal_key
@@ -59,6 +60,11 @@ def update_document_sql(tracked: Tracked) -> str:
         f"UPDATE {tracked.rows_name} SET w = ?, s = ?, at = ?, dead = ?, losers = ?, strata = ?, hashes = ? "
         f"WHERE {tracked.where_document}"
     )
+
+
+def stored_compact(stored: Row, strata: bytes | None) -> Compact:
+    """A document from its columns (writer, seq, stamp, dead) as stored."""
+    return Compact(stored[0], stored[1], clock.from_sql(stored[2]), bool(stored[3]), strata or b"")
 
 
 def document_values(compact: Compact) -> tuple[int, int, int, int]:

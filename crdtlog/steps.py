@@ -1,0 +1,111 @@
+"""What one write does to many documents without losing versions, worked out once for all that are alike.
+
+Rows that one statement wrote differ in little but their stamps, and a merge asks only for the order of these: what it
+does is worked out once for each shape (a *way*), and dated for each document (a *step*).
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+from crdtlog import clock, document
+from crdtlog.catalog import Tracked
+from crdtlog.connection import Row
+from crdtlog.document import BIRTH, Compact, Rank, Shape, Version, Write, slots_in
+from crdtlog.entry import Section
+from crdtlog.rows import document_values, stored_compact
+from crdtlog.values import HASH_BYTES
+
+
+class Loser(NamedTuple):
+    """A version that loses, as it is kept beside every row that goes that way."""
+
+    slot: int
+    writer: int
+    seq: int
+    #: its stamp, as the rank among the step's
+    rank: int
+    #: where its value and the showing one stand: in the row, in the section; -1 for a birth, which has no value
+    cell: int
+    column: int
+    #: whether the written value loses, and not the row's
+    written: bool
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Way:
+    """What a write does to all documents of one shape."""
+
+    #: the document afterwards, with ranks in place of stamps
+    after: Compact
+    contested: bool
+    dies: bool
+    #: slots whose written values show from now on, and for each the section's column and its hash's place in a row's
+    taken: tuple[int, ...]
+    splice: list[tuple[int, int]]
+    losers: list[Loser]
+
+
+class Step(NamedTuple):
+    """What a write does to documents that are alike, stamps included."""
+
+    way: Way
+    #: writer, seq, stamp, dead and strata afterwards, as stored
+    values: tuple[int, int, int, int]
+    strata: bytes | None
+    #: by rank, as stored
+    stamps: list[int]
+
+
+class Steps(dict[Row, Step]):
+    """Steps by what a document's row and the section hold: writer, seq, stamp, dead, strata; the write's stamp."""
+
+    def __init__(
+        self, tracked: Tracked, section: Section, write: Write, covered: document.Covered, rank: Rank
+    ):
+        super().__init__()
+        self._tracked = tracked
+        self._section = section
+        self._write = write
+        self._covered = covered
+        self._rank = rank
+        self._every = document.slots_to_bits(tracked.slots)
+        self._ways: dict[Shape, Way] = {}
+        self._cells = {slot: index for index, slot in enumerate(tracked.cell_slots)}
+        self._columns = {slot: index for index, slot in enumerate(section.slots)}
+
+    def __missing__(self, name: Row) -> Step:
+        *stored, strata, stamp = name
+        shape, stamps = document.shape_of(stored_compact(cast(Row, stored), strata), stamp)
+        way = self._ways.get(shape)
+        if way is None:
+            way = self._ways[shape] = self._way(shape)
+        after = document.dated(way.after, stamps)
+        kept = [clock.to_sql(one) for one in stamps] if way.losers else []
+        step = self[name] = Step(way, document_values(after), after.strata or None, kept)
+        return step
+
+    def _way(self, shape: Shape) -> Way:
+        write = self._write._replace(version=self._write.version._replace(stamp=shape.stamp))
+        merged = document.merge_plain(shape.before, write, self._every, self._covered, self._rank)
+        slots = self._tracked.slots
+        taken = tuple(slot for slot in self._section.slots if merged.taken >> slot & 1)
+        losers = [
+            self._loser(slot, version, written=False)
+            for bits, version in merged.pushed
+            for slot in slots_in(bits, slots)
+        ]
+        losers += [self._loser(slot, write.version, written=True) for slot in slots_in(merged.lost, slots)]
+        return Way(
+            merged.compact,
+            contested=not merged.was_alive or merged.unseen_alive,
+            dies=merged.was_alive and not merged.alive,
+            taken=taken,
+            splice=[(self._columns[slot], self._cells[slot] * HASH_BYTES) for slot in taken],
+            losers=losers,
+        )
+
+    def _loser(self, slot: int, version: Version, *, written: bool) -> Loser:
+        cell = -1 if slot == BIRTH else self._cells[slot]
+        return Loser(
+            slot, version.writer, version.seq, version.stamp, cell, self._columns.get(slot, -1), written
+        )
