@@ -16,7 +16,7 @@ import re
 import sqlite3
 from collections.abc import Iterable, Sequence
 from itertools import repeat
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from crdtlog import clock, merging
 from crdtlog.catalog import Tracked
@@ -26,6 +26,7 @@ from crdtlog.document import Version, Write
 from crdtlog.entry import DELETE, INSERT, UPDATE, Entry, Section, decode_data
 from crdtlog.errors import EntryRefused, Malformed, TablePaused
 from crdtlog.rows import (
+    Layout,
     document_key,
     insert_document_sql,
     joined_sql,
@@ -159,14 +160,19 @@ def _keeps(connection: sqlite3.Connection, column: Sequence[Value], affinity: st
     return all(same(before, after) for before, (after,) in zip(column, rows, strict=True))
 
 
+_T = TypeVar("_T")
+
+
 class _Here(NamedTuple):
     """A section's rows that are here, as columns."""
 
-    keys: list[Key]
+    keys: Sequence[Key]
     #: which of the section's rows they are
     indexes: Sequence[int]
+    #: the cells that were read
     cells: Sequence[Sequence[Value]]
-    digests: list[bytes]
+    #: the documents' hashes of all cells
+    hashes: Sequence[bytes]
 
 
 class _Applier(Work):
@@ -174,37 +180,42 @@ class _Applier(Work):
 
     def run(self) -> None:
         """Apply the section."""
-        rows = self._stored()
-        if not rows:
-            self._insert_fresh(list(range(self.section.rows)))
-        else:
-            known = {row[self.layout.at] for row in rows}
-            self._insert_fresh([row for row in range(self.section.rows) if row not in known])
-            self._merge(rows)
+        section, tracked = self.section, self.tracked
+        # An update is merged by the cells that it writes; whatever needs a row whole reads it again.
+        some = section.operation == UPDATE and not section.patches
+        read = [slot for slot in tracked.cell_slots if not some or slot in section.slots]
+        rows = [] if self._is_empty() else self._stored(range(section.rows), read)
+        known = {row[self.layout.at] for row in rows}
+        self._insert_fresh([row for row in range(section.rows) if row not in known])
+        if rows:
+            self._merge(rows, read)
         self._flush()
 
     # --- what is here ---------------------------------------------------------------------------------------------
 
-    def _stored(self) -> list[Row]:
-        """The section's rows that have a row or a document here, in the layout of `joined_sql`; `at` is their index."""
-        tracked, connection = self.tracked, self.connection
-        empty = all(
-            connection.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone() is None
-            for name in (tracked.rows_name, f"main.{tracked.quoted}")
+    def _is_empty(self) -> bool:
+        return all(
+            self.connection.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone() is None
+            for name in (self.tracked.rows_name, f"main.{self.tracked.quoted}")
         )
-        if empty:
-            return []
+
+    def _stored(self, indexes: Sequence[int], read: Sequence[int]) -> list[Row]:
+        """Those of the section's rows that have a row or a document here, with the cells of some slots.
+
+        In the layout of `joined_sql`; `at` is a row's index.
+        """
+        tracked, connection = self.tracked, self.connection
         inbox = f"temp.crdtlog__inbox_{tracked.number}"
         connection.execute(
             f"CREATE TEMP TABLE IF NOT EXISTS {inbox[5:]} (i INTEGER PRIMARY KEY, {tracked.key_declarations})"
         )
         connection.execute(f"DELETE FROM {inbox}")
         marks = ", ".join("?" * (len(tracked.marks) + 1))
-        keys = zip(range(self.section.rows), *self.section.keys, strict=True)
+        keys = zip(indexes, *(_picked(column, indexes) for column in self.section.keys), strict=True)
         execute_rows(connection, f"INSERT INTO {inbox} VALUES ({marks})", keys, odd=self.odd)
         source = f"SELECT {', '.join(tracked.marks)}, i AS at FROM {inbox}"
-        sql = joined_sql(tracked, source) + f" WHERE r.w IS NOT NULL OR t.{tracked.key_names[0]} IS NOT NULL"
-        rows, odd = fetch(connection, sql)
+        sql = joined_sql(tracked, source, slots=read)
+        rows, odd = fetch(connection, f"{sql} WHERE r.w IS NOT NULL OR t.{tracked.key_names[0]} IS NOT NULL")
         self.odd = self.odd or odd
         return rows
 
@@ -239,24 +250,27 @@ class _Applier(Work):
 
     # --- rows that are here ---------------------------------------------------------------------------------------
 
-    def _merge(self, rows: list[Row]) -> None:
-        """Merge into rows that are here. Signals `CaptureFirst` for changes that no trigger saw (A2)."""
-        layout, section = self.layout, self.section
+    def _merge(self, rows: list[Row], read: Sequence[int]) -> None:
+        """Merge into rows that are here, given the cells read. Signals `CaptureFirst` for unseen changes (A2)."""
+        tracked, section = self.tracked, self.section
+        layout = Layout.of(tracked, read)
         columns = list(zip(*rows, strict=True))
+        keys: list[Key] = list(zip(*columns[: layout.at], strict=True))
         cells = columns[layout.cells]
-        digests = hash_rows(cells, len(rows), self.state.seed)
-        here = _Here(list(zip(*columns[: layout.at], strict=True)), columns[layout.at], cells, digests)
+        *compact, losers, strata, hashes = columns[layout.cells.stop :]
+        here = _Here(keys, columns[layout.at], cells, hashes)
         present = columns[layout.present]
-        *compact, losers, strata, before = columns[layout.cells.stop :]
+        digests = hash_rows(cells, len(rows), self.state.seed)
+        before = hashes if len(read) == len(tracked.cells) else self._hashes_of(read, hashes)
         if all(present) and not any(losers) and not section.patches and digests == list(before):
             plain: Sequence[int] = range(len(rows))
             contested: list[int] = []
         else:
-            plain, contested = self._sift(here, present, compact[0], compact[3], losers, before)
-        stamps = [section.stamps[index] for index in here.indexes]
+            plain, contested = self._sift(here, digests, before, present, compact[0], compact[3], losers)
+        stamps = _picked(section.stamps, here.indexes)
         write = Write(Version(0, self.author.writer, self.author.seq), self.bits, self.alive)
-        steps = Steps(self.tracked, section, write, self.author.covered, self.rank)
-        names = zip(*compact, strata, stamps, strict=True)
+        steps = Steps(tracked, section, write, self.author.covered, self.rank, read)
+        names = list(zip(*compact, strata, stamps, strict=True))
         ways: dict[Way, tuple[list[int], list[Step]]] = {}
         for at, step in zip(plain, map(steps.__getitem__, _picked(names, plain)), strict=True):
             some = ways.get(step.way)
@@ -269,20 +283,41 @@ class _Applier(Work):
             if way.contested:
                 contested += places
             else:
-                some_rows = here if len(places) == len(rows) else _pick_rows(here, places)
-                changed += self._go(way, some_steps, some_rows)
-        changed += self._settle([(here.indexes[at], rows[at]) for at in contested])
+                changed += self._go(way, some_steps, _pick_rows(here, places))
+        if contested and len(read) < len(tracked.cells):
+            self._merge(
+                self._stored([here.indexes[at] for at in contested], tracked.cell_slots), tracked.cell_slots
+            )
+        else:
+            changed += self._settle([(here.indexes[at], rows[at]) for at in contested])
         if changed:
-            execute_rows(self.connection, update_document_sql(self.tracked), changed, odd=self.odd)
+            execute_rows(self.connection, update_document_sql(tracked), changed, odd=self.odd)
+
+    def _hashes_of(self, read: Sequence[int], hashes: Sequence[bytes | None]) -> list[bytes | None]:
+        """The hashes of the cells read; None where a document has none, or not those of this table's columns."""
+        size = len(self.tracked.cells) * HASH_BYTES
+        spans = [
+            slice(at * HASH_BYTES, (at + 1) * HASH_BYTES)
+            for at, slot in enumerate(self.tracked.cell_slots)
+            if slot in read
+        ]
+        if len(spans) == 1:
+            (span,) = spans
+            return [whole[span] if whole is not None and len(whole) == size else None for whole in hashes]
+        return [
+            b"".join([whole[span] for span in spans]) if whole is not None and len(whole) == size else None
+            for whole in hashes
+        ]
 
     def _sift(
         self,
         here: _Here,
+        digests: Sequence[bytes],
+        before: Sequence[bytes | None],
         present: Row,
         writers: Row,
         dead: Row,
         losers: Row,
-        before: Row,
     ) -> tuple[list[int], list[int]]:
         """Which of the rows are plain, and which have losing versions or patches to come; others are adopted."""
         plain: list[int] = []
@@ -291,11 +326,11 @@ class _Applier(Work):
         missing = 0
         for at, index in enumerate(here.indexes):
             if writers[at] is None:
-                if self.section.operation == INSERT and self._insert_hashes(index) == here.digests[at]:
-                    self._adopt(index, here.keys[at], here.digests[at])
+                if self.section.operation == INSERT and self._insert_hashes(index) == digests[at]:
+                    self._adopt(index, here.keys[at], digests[at])
                 else:
                     unseen.append(here.keys[at])
-            elif present[at] == dead[at] or (present[at] and here.digests[at] != before[at]):
+            elif present[at] == dead[at] or (present[at] and digests[at] != before[at]):
                 unseen.append(here.keys[at])
                 missing += not present[at]
             elif losers[at] or self.is_patched(index):
@@ -309,18 +344,18 @@ class _Applier(Work):
     def _go(self, way: Way, steps: list[Step], rows: _Here) -> Iterable[tuple[object, ...]]:
         """What the write does to rows that go one way; returns the parameters that update their documents."""
         out, cells = self.out, self.section.cells
-        keys, digests = rows.keys, rows.digests
+        keys, digests = rows.keys, rows.hashes
         if way.dies:
             out.deletes += keys
             return [(*step.values, 0, step.strata, None, *key) for step, key in zip(steps, keys, strict=True)]
         for column, place in way.splice:
             hashes, end = self.hash_columns[column], place + HASH_BYTES
             digests = [
-                digest[:place] + hashes[index] + digest[end:]
-                for digest, index in zip(digests, rows.indexes, strict=True)
+                digest[:place] + own + digest[end:]
+                for digest, own in zip(digests, _picked(hashes, rows.indexes), strict=True)
             ]
         if way.taken:
-            written = [[cells[column][index] for index in rows.indexes] for column, _ in way.splice]
+            written = [_picked(cells[column], rows.indexes) for column, _ in way.splice]
             key_columns = zip(*keys, strict=True)
             out.updates.setdefault(way.taken, []).extend(zip(*written, *key_columns, strict=True))
         if way.losers:
@@ -354,7 +389,7 @@ class _Applier(Work):
             hidden: Iterable[bool] = repeat(True)
             if loser.cell >= 0:
                 mine = rows.cells[loser.cell]
-                theirs = [self.section.cells[loser.column][index] for index in rows.indexes]
+                theirs = _picked(self.section.cells[loser.column], rows.indexes)
                 values, hidden = theirs if loser.written else mine, map(same, mine, theirs)
             of = (repeat(self.tracked.number), names, repeat(loser.slot), repeat(loser.writer))
             self.out.losers.extend(zip(*of, repeat(loser.seq), stamps, hidden, values))
@@ -387,20 +422,15 @@ class _Applier(Work):
             execute_rows(self.connection, sql, out.losers, odd=odd)
 
 
-def _pick_rows(rows: _Here, at: list[int]) -> _Here:
-    return _Here(
-        [rows.keys[row] for row in at],
-        [rows.indexes[row] for row in at],
-        [[column[row] for row in at] for column in rows.cells],
-        [rows.digests[row] for row in at],
-    )
+def _picked(column: Sequence[_T], at: Sequence[int]) -> Sequence[_T]:
+    """Some of a column, by ascending indexes: mostly all of them."""
+    return column if len(at) == len(column) else [column[row] for row in at]
 
 
-def _picked(names: Iterable[Row], plain: Sequence[int]) -> Iterable[Row]:
-    if isinstance(plain, range):
-        return names
-    listed = list(names)
-    return (listed[row] for row in plain)
+def _pick_rows(rows: _Here, at: Sequence[int]) -> _Here:
+    cells = [_picked(column, at) for column in rows.cells]
+    keys, indexes, hashes = _picked(rows.keys, at), _picked(rows.indexes, at), _picked(rows.hashes, at)
+    return _Here(keys, indexes, cells, hashes)
 
 
 # --- values that a column's affinity would change ----------------------------------------------------------------

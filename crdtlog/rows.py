@@ -25,19 +25,23 @@ class Layout(NamedTuple):
     cells: slice
 
     @staticmethod
-    def of(tracked: Tracked) -> "Layout":
-        """The layout for a table."""
+    def of(tracked: Tracked, slots: Sequence[int] | None = None) -> "Layout":
+        """The layout for a table, with the cells of some slots (None: all)."""
         width = len(tracked.keys)
-        return Layout(width, width + 1, slice(width + 2, width + 2 + len(tracked.cells)))
+        cells = len(tracked.cells) if slots is None else len(slots)
+        return Layout(width, width + 1, slice(width + 2, width + 2 + cells))
 
 
-def joined_sql(tracked: Tracked, source: str, *, documents: bool = True) -> str:
-    """SQL that joins keys (`source`: k1 …, at) with the user's rows and, if wanted, their documents."""
+def joined_sql(
+    tracked: Tracked, source: str, *, documents: bool = True, slots: Sequence[int] | None = None
+) -> str:
+    """SQL that joins keys (`source`: k1 …, at) with cells of the user's rows and, if wanted, their documents."""
+    names = zip(tracked.cell_slots, tracked.cell_names, strict=True)
     columns = [
         *(f"c.{mark}" for mark in tracked.marks),
         "c.at",
         f"t.{tracked.key_names[0]} IS NOT NULL",
-        *(f"t.{name}" for name in tracked.cell_names),
+        *(f"t.{name}" for slot, name in names if slots is None or slot in slots),
         *(f"r.{name}" for name in DOCUMENT_COLUMNS if documents),
     ]
     rows = f"LEFT JOIN main.{tracked.quoted} t ON {tracked.same_key('t', 'c', left_user=True)}"

@@ -4,6 +4,7 @@ Rows that one statement wrote differ in little but their stamps, and a merge ask
 does is worked out once for each shape (a *way*), and dated for each document (a *step*).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -24,7 +25,7 @@ class Loser(NamedTuple):
     seq: int
     #: its stamp, as the rank among the step's
     rank: int
-    #: where its value and the showing one stand: in the row, in the section; -1 for a birth, which has no value
+    #: where its value and the showing one stand: among the cells read, in the section; -1 for a birth, which has none
     cell: int
     column: int
     #: whether the written value loses, and not the row's
@@ -57,11 +58,20 @@ class Step(NamedTuple):
 
 
 class Steps(dict[Row, Step]):
-    """Steps by what a document's row and the section hold: writer, seq, stamp, dead, strata; the write's stamp."""
+    """Steps by what a document's row and the section hold: writer, seq, stamp, dead, strata; the write's stamp.
+
+    `read` are the slots whose cells are at hand, in that order: the section's, or all.
+    """
 
     def __init__(
-        self, tracked: Tracked, section: Section, write: Write, covered: document.Covered, rank: Rank
-    ):
+        self,
+        tracked: Tracked,
+        section: Section,
+        write: Write,
+        covered: document.Covered,
+        rank: Rank,
+        read: Sequence[int],
+    ) -> None:
         super().__init__()
         self._tracked = tracked
         self._section = section
@@ -70,7 +80,8 @@ class Steps(dict[Row, Step]):
         self._rank = rank
         self._every = document.slots_to_bits(tracked.slots)
         self._ways: dict[Shape, Way] = {}
-        self._cells = {slot: index for index, slot in enumerate(tracked.cell_slots)}
+        self._places = {slot: at * HASH_BYTES for at, slot in enumerate(tracked.cell_slots)}
+        self._cells = {slot: at for at, slot in enumerate(read)}
         self._columns = {slot: index for index, slot in enumerate(section.slots)}
 
     def __missing__(self, name: Row) -> Step:
@@ -100,7 +111,7 @@ class Steps(dict[Row, Step]):
             contested=not merged.was_alive or merged.unseen_alive,
             dies=merged.was_alive and not merged.alive,
             taken=taken,
-            splice=[(self._columns[slot], self._cells[slot] * HASH_BYTES) for slot in taken],
+            splice=[(self._columns[slot], self._places[slot]) for slot in taken],
             losers=losers,
         )
 
