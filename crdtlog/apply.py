@@ -1,12 +1,12 @@
 """Apply: from another writer's entry to documents and rows, in one transaction.
 
 Apply comes after drain under the same write lock: nothing is captured that is not in a document, so no context ever
-claims to have seen what the person had not. A row is overwritten only if its hashes equal its document's; a row that
-differs (a change that no trigger saw) is captured and drained first. Rows without conflicts move in batches; the few
-others go through `contested`, one at a time.
+claims to have seen what the person had not. A cell is overwritten only if its hash equals its document's; a row where
+one differs (a change that no trigger saw) is captured and drained first. Rows without conflicts move in batches; the
+few others go through `contested`, one at a time.
 
 Invariants:
- A1  after an entry, every touched row equals the showing versions of its document, and its hashes are its document's;
+ A1  after an entry, every touched cell equals its document's showing version, and its hash is its document's;
  A2  a value that stops showing without having been seen by the entry's author is kept among the losing versions;
  A3  what triggers captured while applying is removed again in the same transaction (no echo).
 """
@@ -167,6 +167,8 @@ class _Here(NamedTuple):
     """A section's rows that are here, as columns."""
 
     keys: Sequence[Key]
+    #: their rowids, for a table that has a name for them
+    places: Sequence[Value] | None
     #: which of the section's rows they are
     indexes: Sequence[int]
     #: the cells that were read
@@ -182,8 +184,9 @@ class _Applier(Work):
         """Apply the section."""
         section, tracked = self.section, self.tracked
         # An update is merged by the cells that it writes; whatever needs a row whole reads it again.
-        some = section.operation == UPDATE and not section.patches
-        read = [slot for slot in tracked.cell_slots if not some or slot in section.slots]
+        read = None
+        if section.operation == UPDATE and not section.patches:
+            read = [slot for slot in tracked.cell_slots if slot in section.slots]
         rows = [] if self._is_empty() else self._stored(range(section.rows), read)
         known = {row[self.layout.at] for row in rows}
         self._insert_fresh([row for row in range(section.rows) if row not in known])
@@ -199,10 +202,10 @@ class _Applier(Work):
             for name in (self.tracked.rows_name, f"main.{self.tracked.quoted}")
         )
 
-    def _stored(self, indexes: Sequence[int], read: Sequence[int]) -> list[Row]:
-        """Those of the section's rows that have a row or a document here, with the cells of some slots.
+    def _stored(self, indexes: Sequence[int], read: Sequence[int] | None) -> list[Row]:
+        """Those of some of the section's rows that have a row or a document here, in the layout of `joined_sql`.
 
-        In the layout of `joined_sql`; `at` is a row's index.
+        Whole, or with the cells of the slots `read` and, where there is one, their rowid; `at` is a row's index.
         """
         tracked, connection = self.tracked, self.connection
         inbox = f"temp.crdtlog__inbox_{tracked.number}"
@@ -214,7 +217,7 @@ class _Applier(Work):
         keys = zip(indexes, *(_picked(column, indexes) for column in self.section.keys), strict=True)
         execute_rows(connection, f"INSERT INTO {inbox} VALUES ({marks})", keys, odd=self.odd)
         source = f"SELECT {', '.join(tracked.marks)}, i AS at FROM {inbox}"
-        sql = joined_sql(tracked, source, slots=read)
+        sql = joined_sql(tracked, source, slots=read, rowid=None if read is None else tracked.rowid)
         rows, odd = fetch(connection, f"{sql} WHERE r.w IS NOT NULL OR t.{tracked.key_names[0]} IS NOT NULL")
         self.odd = self.odd or odd
         return rows
@@ -250,27 +253,48 @@ class _Applier(Work):
 
     # --- rows that are here ---------------------------------------------------------------------------------------
 
-    def _merge(self, rows: list[Row], read: Sequence[int]) -> None:
-        """Merge into rows that are here, given the cells read. Signals `CaptureFirst` for unseen changes (A2)."""
+    def _merge(self, rows: list[Row], read: Sequence[int] | None) -> None:
+        """Merge into rows as `_stored` read them. Signals `CaptureFirst` for changes that no trigger saw (A2)."""
         tracked, section = self.tracked, self.section
         layout = Layout.of(tracked, read)
         columns = list(zip(*rows, strict=True))
         keys: list[Key] = list(zip(*columns[: layout.at], strict=True))
         cells = columns[layout.cells]
         *compact, losers, strata, hashes = columns[layout.cells.stop :]
-        here = _Here(keys, columns[layout.at], cells, hashes)
         present = columns[layout.present]
+        places = None
+        if read is not None and tracked.rowid:
+            places, present = present, tuple([place is not None for place in present])
+        here = _Here(keys, places, columns[layout.at], cells, hashes)
         digests = hash_rows(cells, len(rows), self.state.seed)
-        before = hashes if len(read) == len(tracked.cells) else self._hashes_of(read, hashes)
+        before = hashes if read is None else self._hashes_of(read, hashes)
         if all(present) and not any(losers) and not section.patches and digests == list(before):
             plain: Sequence[int] = range(len(rows))
             contested: list[int] = []
         else:
             plain, contested = self._sift(here, digests, before, present, compact[0], compact[3], losers)
-        stamps = _picked(section.stamps, here.indexes)
+        changed: list[tuple[object, ...]] = []
+        names = list(zip(*compact, strata, _picked(section.stamps, here.indexes), strict=True))
+        for way, (at, steps) in self._ways(
+            names, plain, tracked.cell_slots if read is None else read
+        ).items():
+            if way.contested:
+                contested += at
+            else:
+                changed += self._go(way, steps, _pick_rows(here, at))
+        if contested and read is not None:
+            self._merge(self._stored([here.indexes[at] for at in contested], None), None)
+        else:
+            changed += self._settle([(here.indexes[at], rows[at]) for at in contested])
+        if changed:
+            execute_rows(self.connection, update_document_sql(tracked), changed, odd=self.odd)
+
+    def _ways(
+        self, names: Sequence[Row], plain: Sequence[int], read: Sequence[int]
+    ) -> dict[Way, tuple[list[int], list[Step]]]:
+        """The ways that plain rows go, each with its rows and their steps; a row's name is as `Steps` says."""
         write = Write(Version(0, self.author.writer, self.author.seq), self.bits, self.alive)
-        steps = Steps(tracked, section, write, self.author.covered, self.rank, read)
-        names = list(zip(*compact, strata, stamps, strict=True))
+        steps = Steps(self.tracked, self.section, write, self.author.covered, self.rank, read)
         ways: dict[Way, tuple[list[int], list[Step]]] = {}
         for at, step in zip(plain, map(steps.__getitem__, _picked(names, plain)), strict=True):
             some = ways.get(step.way)
@@ -278,20 +302,7 @@ class _Applier(Work):
                 some = ways[step.way] = ([], [])
             some[0].append(at)
             some[1].append(step)
-        changed: list[tuple[object, ...]] = []
-        for way, (places, some_steps) in ways.items():
-            if way.contested:
-                contested += places
-            else:
-                changed += self._go(way, some_steps, _pick_rows(here, places))
-        if contested and len(read) < len(tracked.cells):
-            self._merge(
-                self._stored([here.indexes[at] for at in contested], tracked.cell_slots), tracked.cell_slots
-            )
-        else:
-            changed += self._settle([(here.indexes[at], rows[at]) for at in contested])
-        if changed:
-            execute_rows(self.connection, update_document_sql(tracked), changed, odd=self.odd)
+        return ways
 
     def _hashes_of(self, read: Sequence[int], hashes: Sequence[bytes | None]) -> list[bytes | None]:
         """The hashes of the cells read; None where a document has none, or not those of this table's columns."""
@@ -356,8 +367,11 @@ class _Applier(Work):
             ]
         if way.taken:
             written = [_picked(cells[column], rows.indexes) for column, _ in way.splice]
-            key_columns = zip(*keys, strict=True)
-            out.updates.setdefault(way.taken, []).extend(zip(*written, *key_columns, strict=True))
+            if rows.places is not None:
+                out.placed.setdefault(way.taken, []).extend(zip(*written, rows.places, strict=True))
+            else:
+                key_columns = zip(*keys, strict=True)
+                out.updates.setdefault(way.taken, []).extend(zip(*written, *key_columns, strict=True))
         if way.losers:
             self._keep_losers(way, steps, rows)
         count = len(way.losers)
@@ -410,11 +424,12 @@ class _Applier(Work):
             marks = ", ".join("?" * len(names))
             sql = f"INSERT INTO main.{tracked.quoted} ({', '.join(names)}) VALUES ({marks})"
             execute_rows(self.connection, sql, out.inserts, odd=odd)
-        for slots, rows in out.updates.items():
-            names = [tracked.cell_names[self.cell_index[slot]] for slot in slots]
-            assignments = ", ".join(f"{name} = ?" for name in names)
-            sql = f"UPDATE main.{tracked.quoted} SET {assignments} WHERE {tracked.where_key}"
-            execute_rows(self.connection, sql, rows, odd=odd)
+        for updates, where in ((out.placed, f"{tracked.rowid} = ?"), (out.updates, tracked.where_key)):
+            for slots, rows in updates.items():
+                names = [tracked.cell_names[self.cell_index[slot]] for slot in slots]
+                assignments = ", ".join(f"{name} = ?" for name in names)
+                sql = f"UPDATE main.{tracked.quoted} SET {assignments} WHERE {where}"
+                execute_rows(self.connection, sql, rows, odd=odd)
         if out.documents:
             execute_rows(self.connection, insert_document_sql(tracked), out.documents, odd=odd)
         if out.losers:
@@ -429,8 +444,8 @@ def _picked(column: Sequence[_T], at: Sequence[int]) -> Sequence[_T]:
 
 def _pick_rows(rows: _Here, at: Sequence[int]) -> _Here:
     cells = [_picked(column, at) for column in rows.cells]
-    keys, indexes, hashes = _picked(rows.keys, at), _picked(rows.indexes, at), _picked(rows.hashes, at)
-    return _Here(keys, indexes, cells, hashes)
+    places = None if rows.places is None else _picked(rows.places, at)
+    return _Here(_picked(rows.keys, at), places, _picked(rows.indexes, at), cells, _picked(rows.hashes, at))
 
 
 # --- values that a column's affinity would change ----------------------------------------------------------------

@@ -281,6 +281,17 @@ class Tracked:
         )
 
     @cached_property
+    def rowid(self) -> str | None:
+        """A name of the rowid of the user's table, by which a row that was read is found again sooner than by its key.
+
+        None if the table has none, if it is the key itself, or if columns of the person's own have all its names.
+        """
+        if self.table.without_rowid or self.table.integer_key:
+            return None
+        taken = {column.name.lower() for column in self.table.columns}
+        return next((name for name in ("rowid", "_rowid_", "oid") if name not in taken), None)
+
+    @cached_property
     def where_document(self) -> str:
         """SQL that picks one row's document by its key, with a placeholder for each column."""
         return " AND ".join(f"{mark} = ?" for mark in self.marks)

@@ -36,7 +36,9 @@ class Output:
     """What goes into the file for one section."""
 
     inserts: list[tuple[Value, ...]] = field(default_factory=list)
+    #: by slots: values and key, or values and rowid
     updates: dict[tuple[int, ...], list[tuple[Value, ...]]] = field(default_factory=dict)
+    placed: dict[tuple[int, ...], list[tuple[Value, ...]]] = field(default_factory=dict)
     deletes: list[Key] = field(default_factory=list)
     documents: list[tuple[object, ...]] = field(default_factory=list)
     losers: list[tuple[object, ...]] = field(default_factory=list)

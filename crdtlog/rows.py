@@ -33,14 +33,22 @@ class Layout(NamedTuple):
 
 
 def joined_sql(
-    tracked: Tracked, source: str, *, documents: bool = True, slots: Sequence[int] | None = None
+    tracked: Tracked,
+    source: str,
+    *,
+    documents: bool = True,
+    slots: Sequence[int] | None = None,
+    rowid: str | None = None,
 ) -> str:
-    """SQL that joins keys (`source`: k1 …, at) with cells of the user's rows and, if wanted, their documents."""
+    """SQL that joins keys (`source`: k1 …, at) with cells of the user's rows and, if wanted, their documents.
+
+    With `rowid`, its name, a row that is present is told by its rowid and one that is not by NULL, instead of 1 and 0.
+    """
     names = zip(tracked.cell_slots, tracked.cell_names, strict=True)
     columns = [
         *(f"c.{mark}" for mark in tracked.marks),
         "c.at",
-        f"t.{tracked.key_names[0]} IS NOT NULL",
+        f"t.{rowid}" if rowid else f"t.{tracked.key_names[0]} IS NOT NULL",
         *(f"t.{name}" for slot, name in names if slots is None or slot in slots),
         *(f"r.{name}" for name in DOCUMENT_COLUMNS if documents),
     ]

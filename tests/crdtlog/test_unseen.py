@@ -51,6 +51,41 @@ def test_a_row_that_changed_without_triggers_is_captured_before_it_is_overwritte
         assert {(key, "unseen"), (key, "theirs")} <= shown | listed
 
 
+def test_a_cell_that_changed_without_triggers_stays_beside_one_that_arrives(world: World) -> None:
+    one, other = pair(world, TABLE, rows="INSERT INTO t VALUES ('k', 'old', 0)")
+    without_triggers(one, "UPDATE t SET n = 7")
+    other.execute("UPDATE t SET v = 'theirs'")
+
+    sync(one, other)
+
+    assert rows_of(one) == [("k", "theirs", 7)]
+    assert [difference.total for difference in one.check(fix=True)] == [1]
+    sync(one, other)
+    assert_converged([one, other], ["t"])
+    assert rows_of(other) == [("k", "theirs", 7)]
+
+
+@pytest.mark.parametrize(
+    "columns", ["v", "rowid TEXT, v", "rowid, ROWID_, _rowid_ TEXT, v", "rowid, _rowid_, oid TEXT, v"]
+)
+def test_columns_may_be_called_as_sqlite_calls_a_row(world: World, columns: str) -> None:
+    one, other = pair(world, f"CREATE TABLE t (id TEXT PRIMARY KEY, {columns})")
+    for at, key in enumerate("abc"):
+        if columns == "v":
+            one.execute("INSERT INTO t (rowid, id, v) VALUES (?, ?, 'old')", (at - 1, key))
+        else:
+            one.execute("INSERT INTO t (id, rowid, v) VALUES (?, 'mine', 'old')", (key,))
+    sync(one, other)
+    other.execute("UPDATE t SET v = 'b of other' WHERE id = 'b'")
+    other.execute("UPDATE t SET v = 'c of other' WHERE id = 'c'")
+    one.execute("UPDATE t SET v = 'c of one' WHERE id = 'c'")
+
+    sync(one, other)
+
+    assert_converged([one, other], ["t"])
+    assert one.execute("SELECT v FROM t ORDER BY id").fetchall() == [("old",), ("b of other",), ("c of one",)]
+
+
 def test_rows_that_were_here_before_joining_merge_by_key_and_nothing_is_lost(world: World) -> None:
     one = world.found(
         "one", [TABLE], "INSERT INTO t VALUES ('same', 'v', 1), ('differs', 'one', 1), ('one', 'x', 1)"
