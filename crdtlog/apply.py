@@ -16,6 +16,7 @@ import re
 import sqlite3
 from collections.abc import Iterable, Sequence
 from itertools import repeat
+from operator import itemgetter
 from typing import NamedTuple, TypeVar
 
 from crdtlog import clock, merging
@@ -30,6 +31,7 @@ from crdtlog.rows import (
     document_key,
     insert_document_sql,
     joined_sql,
+    swept_sql,
     update_document_sql,
 )
 from crdtlog.state import State
@@ -187,7 +189,7 @@ class _Applier(Work):
         read = None
         if section.operation == UPDATE and not section.patches:
             read = [slot for slot in tracked.cell_slots if slot in section.slots]
-        rows = [] if self._is_empty() else self._stored(range(section.rows), read)
+        rows = [] if self._is_empty() else self._found(read)
         known = {row[self.layout.at] for row in rows}
         self._insert_fresh([row for row in range(section.rows) if row not in known])
         if rows:
@@ -201,6 +203,38 @@ class _Applier(Work):
             self.connection.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone() is None
             for name in (self.tracked.rows_name, f"main.{self.tracked.quoted}")
         )
+
+    def _found(self, read: Sequence[int] | None) -> list[Row]:
+        """The section's rows that have a row or a document here, as `_stored` gives them."""
+        rows = [] if read is None else self._swept(read)
+        if not rows:
+            return self._stored(range(self.section.rows), read)
+        if len(rows) < self.section.rows:
+            known = {row[self.layout.at] for row in rows}
+            rows += self._stored([row for row in range(self.section.rows) if row not in known], read)
+        rows.sort(key=itemgetter(self.layout.at))
+        return rows
+
+    def _swept(self, read: Sequence[int]) -> list[Row]:
+        """Rows with documents, read in one go from the section's first key to its last.
+
+        An entry of a large change holds rows whose keys are neighbours; where hardly any other lies between them, that
+        is quicker than to look for each. Which keys lie between is for SQLite to say: no row is missed that way, as
+        those that are not found are looked for one by one.
+        """
+        keys, most = self.section.keys[0], self.section.rows * 5 // 4
+        if not self.tracked.plain_key or self.odd or set(map(type, keys)) not in ({str}, {int}):
+            return []
+        ends = (min(keys), max(keys))  # type: ignore[type-var]
+        between = f"SELECT 1 FROM {self.tracked.rows_name} WHERE k1 BETWEEN ? AND ? LIMIT ?"
+        (count,) = self.connection.execute(f"SELECT count(*) FROM ({between})", (*ends, most + 1)).fetchone()
+        if count > most:
+            return []
+        rows, odd = fetch(self.connection, swept_sql(self.tracked, read, self.tracked.rowid), ends)
+        self.odd = odd
+        places = {key: at for at, key in enumerate(keys)}
+        found = [(row, places.get(row[0])) for row in rows]
+        return [(keys[at], at, *row[2:]) for row, at in found if at is not None]
 
     def _stored(self, indexes: Sequence[int], read: Sequence[int] | None) -> list[Row]:
         """Those of some of the section's rows that have a row or a document here, in the layout of `joined_sql`.
@@ -218,7 +252,8 @@ class _Applier(Work):
         execute_rows(connection, f"INSERT INTO {inbox} VALUES ({marks})", keys, odd=self.odd)
         source = f"SELECT {', '.join(tracked.marks)}, i AS at FROM {inbox}"
         sql = joined_sql(tracked, source, slots=read, rowid=None if read is None else tracked.rowid)
-        rows, odd = fetch(connection, f"{sql} WHERE r.w IS NOT NULL OR t.{tracked.key_names[0]} IS NOT NULL")
+        here = f"r.w IS NOT NULL OR t.{tracked.key_names[0]} IS NOT NULL"
+        rows, odd = fetch(connection, f"{sql} WHERE {here} ORDER BY c.at")
         self.odd = self.odd or odd
         return rows
 

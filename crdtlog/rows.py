@@ -44,17 +44,35 @@ def joined_sql(
 
     With `rowid`, its name, a row that is present is told by its rowid and one that is not by NULL, instead of 1 and 0.
     """
-    names = zip(tracked.cell_slots, tracked.cell_names, strict=True)
     columns = [
         *(f"c.{mark}" for mark in tracked.marks),
         "c.at",
-        f"t.{rowid}" if rowid else f"t.{tracked.key_names[0]} IS NOT NULL",
-        *(f"t.{name}" for slot, name in names if slots is None or slot in slots),
+        *_user_columns(tracked, slots, rowid),
         *(f"r.{name}" for name in DOCUMENT_COLUMNS if documents),
     ]
     rows = f"LEFT JOIN main.{tracked.quoted} t ON {tracked.same_key('t', 'c', left_user=True)}"
     beside = f" LEFT JOIN {tracked.rows_name} r ON {tracked.same_key('r', 'c')}" if documents else ""
     return f"SELECT {', '.join(columns)} FROM ({source}) c {rows}{beside}"
+
+
+def swept_sql(tracked: Tracked, slots: Sequence[int], rowid: str | None) -> str:
+    """SQL as `joined_sql` for all documents from one key to another (a key of one column); `at` is left NULL."""
+    columns = [
+        "r.k1",
+        "NULL",
+        *_user_columns(tracked, slots, rowid),
+        *(f"r.{name}" for name in DOCUMENT_COLUMNS),
+    ]
+    rows = f"LEFT JOIN main.{tracked.quoted} t ON {tracked.same_key('t', 'r', left_user=True)}"
+    return f"SELECT {', '.join(columns)} FROM {tracked.rows_name} r {rows} WHERE r.k1 BETWEEN ? AND ?"
+
+
+def _user_columns(tracked: Tracked, slots: Sequence[int] | None, rowid: str | None) -> list[str]:
+    names = zip(tracked.cell_slots, tracked.cell_names, strict=True)
+    return [
+        f"t.{rowid}" if rowid else f"t.{tracked.key_names[0]} IS NOT NULL",
+        *(f"t.{name}" for slot, name in names if slots is None or slot in slots),
+    ]
 
 
 # --- documents in SQL ---------------------------------------------------------------------------------------------

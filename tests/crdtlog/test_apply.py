@@ -325,3 +325,29 @@ def test_a_clock_that_is_set_back_does_not_lose_to_ones_own_earlier_writes(world
     assert rows_of(other) == [("k", "after", 0)]
     stamps = [item.last_stamp for item, _ in logged(one) if item.writer == one.writer]
     assert stamps == sorted(stamps)
+
+
+@pytest.mark.parametrize("gap", [0, 1, 3])
+@pytest.mark.parametrize("key", ["TEXT", "INTEGER", "BLOB"])
+def test_rows_that_are_read_in_one_go_and_rows_between_them_stay_apart(
+    world: World, key: str, gap: int
+) -> None:
+    """Rows of one entry are neighbours, or have others between them that it does not change (`gap`)."""
+    one, other = pair(world, f"CREATE TABLE t (id {key} PRIMARY KEY, v, n)")
+    keys = [n if key == "INTEGER" else f"k{n:03}" if key == "TEXT" else b"k%03d" % n for n in range(200)]
+    one.connection.executemany("INSERT INTO t VALUES (?, 'old', 0)", [(k,) for k in keys])
+    sync(one, other)
+    changed = [k for at, k in enumerate(keys) if not gap or at % (gap + 1)]
+    one.connection.executemany("UPDATE t SET v = 'of one' WHERE id = ?", [(k,) for k in changed])
+    other.connection.executemany("UPDATE t SET v = 'of other' WHERE id = ?", [(k,) for k in changed[::2]])
+    other.connection.execute("DELETE FROM t WHERE id = ?", (keys[3],))
+    other.connection.execute("INSERT INTO t VALUES (?, 'fresh', 0)", ("k0030" if key == "TEXT" else 1_000,))
+
+    sync(one, other)
+
+    assert_converged([one, other], ["t"])
+    listed = {str(lost) for lost, _, value, _ in conflicts_of(one) if value in ("of one", "of other")}
+    assert len(listed) >= len(changed[::2]) - 1
+    assert one.execute("SELECT count(*) FROM t WHERE v = 'old'").fetchone() == (
+        200 - len(changed) - (keys[3] not in changed),
+    )
