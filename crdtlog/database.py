@@ -31,7 +31,8 @@ from crdtlog.clock import stamp_ms
 from crdtlog.connection import escaping_text, translate
 from crdtlog.device import Device, Home
 from crdtlog.drain import Drained, Drainer
-from crdtlog.errors import EntryRefused, NoSuchTable, Usage
+from crdtlog.errors import EntryRefused
+from crdtlog.live import Live, each
 from crdtlog.log import Batch
 from crdtlog.membership import Newcomer
 from crdtlog.merge_check import Unmerged, unmerged
@@ -45,8 +46,6 @@ from crdtlog.watch import Change, watch
 
 if TYPE_CHECKING:
     from pycrdt import Doc, Text
-
-    from crdtlog.live import LiveText
 
 _CLOCK_TOLERANCE_MS = 5 * 60 * 1000
 
@@ -86,7 +85,7 @@ class Database:
         self._drainer = Drainer(state)
         self._user: sqlite3.Connection | None = None
         self._data_version = -1
-        self._texts: list[LiveText] = []
+        self._live: list[Live] = []
         self.home = home
 
     # --- identity -------------------------------------------------------------------------------------------------
@@ -138,10 +137,9 @@ class Database:
         Raises if an edit of an open text could not be written; the file is closed then, too.
         """
         try:
-            for live in self._texts:
-                live.close()
+            each(self._live, Live.close)
         finally:
-            self._texts.clear()
+            self._live.clear()
             self._close()
 
     def _close(self) -> None:
@@ -149,24 +147,26 @@ class Database:
             self._user.close()
         self._state.close()
 
+    # --- what programs hold open ----------------------------------------------------------------------------------
+
     def text(self, table: str, key: Value | Sequence[Value], column: str) -> "Text":
         """A row's text as a `pycrdt.Text` that lives: its edits go into the file at once, as they were made.
 
-        For editors; plain SQL goes on to work. What others write comes in with `refresh`. A text that is replaced or
-        whose row is deleted takes no more edits: `StaleText` then comes from `drain`, `refresh` or `close`. Raises
+        For editors; plain SQL goes on to work. What others write comes in with `refresh`. What is replaced or whose row
+        is deleted takes no more edits: `StaleDocument` then comes from `drain_all`, `refresh` or `close`. Raises
         `NoSuchTable`, `NoSuchRow`, `Usage` (the column is of another kind, or holds no text).
         """
-        from crdtlog.live import LiveText
+        from crdtlog.live_text import LiveText
 
-        live = LiveText(self._state, self._drainer, table, key, column)
-        self._texts.append(live)
-        return live.text
+        return cast("Text", self._held(LiveText, table, key, column))
+
+    def _held(self, kind: type[Live], table: str, key: Value | Sequence[Value], column: str) -> object:
+        self._live.append(live := kind(self._state, self._drainer, table, key, column))
+        return live.shared
 
     def refresh(self) -> None:
-        """Write what open texts still hold, and take into them what was written elsewhere; quick if nothing was."""
-        for live in self._texts:
-            live.flush()
-            live.refresh()
+        """Write what open documents still hold, and take into them what was written elsewhere; quick if nothing was."""
+        each(self._live, Live.flush, Live.refresh)
 
     # --- the person's own SQL -------------------------------------------------------------------------------------
 
@@ -218,7 +218,7 @@ class Database:
         """
         state = self._state
         description = schema.read_table(state.connection, table)
-        chosen = _chosen_kinds(description, merge or {})
+        chosen = members.chosen_kinds(description, merge or {})
         identity = members.table_id(state.database, description.name)
         written_ms = file_time_ms(self.path)
         with state.transaction():
@@ -316,8 +316,7 @@ class Database:
         later one ends the batch early instead.
         """
         applied = accept.apply(self._state, self._drainer, signed, hold_ms)
-        for live in self._texts:
-            live.refresh()
+        each(self._live, Live.refresh)
         return applied
 
     def unmerged(self) -> list[Unmerged]:
@@ -553,23 +552,6 @@ class Database:
     def verify(self, progress: Progress = no_progress) -> Verified:
         """Check signatures, chains and contexts of all logs, and digest all documents."""
         return check.verify(self._state, progress)
-
-
-def _chosen_kinds(table: schema.Table, merge: Mapping[str, str]) -> dict[str, str]:
-    """The kinds that somebody asks for, by columns' own names. Raises `NoSuchTable`, `Usage`."""
-    columns = {column.name.lower(): column for column in table.columns}
-    chosen = {}
-    for name, kind in merge.items():
-        column = columns.get(name.lower())
-        if column is None:
-            known = ", ".join(item.name for item in table.columns)
-            raise NoSuchTable(f"table {table.name} has no column {name!r}", f"Its columns: {known}.")
-        if column.key or column.generated is not None:
-            what = "part of the key" if column.key else "generated"
-            raise Usage(f"column {column.name} of {table.name} is {what}, so that it cannot merge")
-        kinds.check_affinity(kind, table.affinity(column), f"column {column.name} of {table.name}")
-        chosen[column.name] = kind
-    return chosen
 
 
 def open_database(

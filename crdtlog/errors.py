@@ -72,8 +72,8 @@ class NoSuchVersion(CrdtlogError):
     """A version that was named was not written of that row and column, or there is nothing to bring back."""
 
 
-class StaleText(CrdtlogError):
-    """A text that a program holds open was replaced, or cannot take an edit; what is in the file is unchanged."""
+class StaleDocument(CrdtlogError):
+    """What a program holds open was replaced, or cannot take an edit; what is in the file is unchanged."""
 
 
 class Untrackable(CrdtlogError):

@@ -1,155 +1,254 @@
-"""Texts that a program holds open, as `pycrdt` objects: its edits travel as they were made, and others' edits come in.
+"""What a program holds open as a `pycrdt` object: its edits travel as they were made, and others' edits come in.
 
-The document in this process is made only of states that the worker has read and written anew (R5). Its edits are put
-into the file at once, each as a patch, in one transaction with the row. What cannot be written now (a locked file, a
-full disk) is kept and tried again with the next edit, drain, or at the end, which then say why.
+The object is the program's own copy. It is filled with what the cell shows, never with bytes that another device had a
+hand in, which reach pycrdt only in the text worker (R5): what comes in is put in as a program would. What is edited in
+it becomes a patch to the *known* document, the one that the object shows, and is merged with whatever was written
+beside it. Patch and row are written at once, in one transaction. What cannot be written now (a locked file, a full
+disk) is kept and tried again with the next edit, drain, or at the end, which then say why.
+
+Here is what all kinds share; `live_text` knows what an edit of a text is.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, NamedTuple
 
-from crdtlog import document, merging
+from crdtlog import document, kinds, merging
+from crdtlog.clock import stamp
 from crdtlog.connection import execute_rows, fetch
 from crdtlog.drain import Drainer
 from crdtlog.entry import Patch
-from crdtlog.errors import CrdtlogError, NoSuchRow, StaleText, Usage
+from crdtlog.errors import CrdtlogError, Malformed, NoSuchRow, StaleDocument, Usage
 from crdtlog.history import find_row, slot_of
-from crdtlog.kinds import TEXT, Base, Failure, Merge, Origin
-from crdtlog.kinds.text import is_mergeable
+from crdtlog.kinds import Base, Failure, Merge, Merged, Origin
 from crdtlog.merging import Name, OwnEdit
 from crdtlog.rows import document_key
 from crdtlog.state import State
-from crdtlog.texts import new_lane, with_lane
 from crdtlog.values import Key, Value
 
-if TYPE_CHECKING:
-    pass
+#: The origin of transactions that bring in what others wrote: an editor can tell them from its own.
+ORIGIN = "crdtlog"
+_AGAIN = "Open it again, and put the change in once more."
 
 
-class LiveText:
-    """One cell's text in this process. `text` is the `pycrdt.Text`."""
+class Cell(NamedTuple):
+    """The document that a cell shows: its name, the write that began it, its state."""
+
+    of: Name
+    base: Base
+    state: bytes
+
+
+class Said(NamedTuple):
+    """An edit as a patch (empty: nothing changed), and the known document with it, unless that depends on the stamp."""
+
+    patch: bytes
+    known: Merged | None = None
+
+
+def each(lives: Iterable["Live"], *steps: Callable[["Live"], None]) -> None:
+    """Take all of them through one step after the other, whatever happens to one; then raise what happened first."""
+    lives = list(lives)
+    first: CrdtlogError | None = None
+    for step in steps:
+        for live in lives:
+            try:
+                step(live)
+            except CrdtlogError as error:
+                first = first or error
+    if first is not None:
+        raise first
+
+
+class Live(ABC):
+    """One cell, held open. `shared` is the `pycrdt` object, `doc` the `pycrdt.Doc` that it is in."""
+
+    kind: int
 
     def __init__(
         self, state: State, drainer: Drainer, table: str, key: Value | Sequence[Value], column: str
     ) -> None:
-        from pycrdt import Doc, Text
+        from pycrdt import Doc
 
         self._state = state
         self._drainer = drainer
         self.table = table
-        self._settled()
+        with self._transaction():
+            pass  # what was captured may be what is asked for
         tracked = state.table(table)
         self.slot = slot_of(tracked, column)
-        if tracked.kinds.get(self.slot) != TEXT:
+        name = kinds.NAMES[self.kind]
+        if tracked.kinds.get(self.slot) != self.kind:
             raise Usage(
-                f"column {column} of {tracked.name} does not merge as text",
-                f"Run: crdtlog track {state.path} {tracked.name} --merge {column}=text",
+                f"column {column} of {tracked.name} does not merge as {name}",
+                f"Run: crdtlog track {state.path} {tracked.name} --merge {column}={name}",
             )
         self.key: Key = find_row(state, tracked, key).key
-        self._of, self._base, self._known = self._document()
-        self._lane = new_lane()
-        client = self._client()
-        self._unwritten: list[bytes] = []
+        with self._transaction():
+            self._of, self._base, self._known = self._cell()
+        self._unwritten: list[Any] = []
         self._is_taking_in = False
-        self.doc: Any = Doc(client_id=client)
-        self.doc.apply_update(self._known)
-        self.text: Text = self.doc.get("text", type=Text)
-        self._subscription = self.doc.observe(self._edited)
+        self._broken: StaleDocument | None = None
+        self.doc: Any = Doc()
+        self.shared = self._open(self._merged(self._known, self._base).shown)
+        self._subscription = self._observe()
 
-    def _client(self) -> int:
-        from crdtlog.kinds.yjs import edit_client
+    # --- what an edit is ------------------------------------------------------------------------------------------
 
-        begun = (self._state.log.ids[self._of.writer], self._of.seq)
-        return edit_client(begun, self._state.writer.id + self._lane)
+    @abstractmethod
+    def _open(self, shown: Value) -> Any:
+        """Fill the document; returns the object in it. Raises `Usage` for what it cannot hold."""
 
-    def _document(self) -> tuple[Name, Base, bytes]:
-        """The document that shows, the write that began it, and its state; nothing waits to be drained."""
-        state, tracked = self._state, self._state.table(self.table)
+    @abstractmethod
+    def _observe(self) -> Any:
+        """Have `_edited` called; returns the subscription."""
+
+    @abstractmethod
+    def _note(self, event: Any) -> None:
+        """Put what was edited among `_unwritten`. Raises `StaleDocument` for what the file cannot hold."""
+
+    @abstractmethod
+    def _say(self, edit: Any, origin: Origin) -> Said:
+        """The patch that says an edit of the known document. Raises `StaleDocument`."""
+
+    @abstractmethod
+    def _take_in(self, shown: Value) -> None:
+        """Have the object show the known document. Raises `StaleDocument` if it cannot."""
+
+    @abstractmethod
+    def _written(self) -> None:
+        """Go on from an edit that is in the known document now."""
+
+    def _may_write(self, state: bytes) -> bool:
+        """Whether an edit can be written before what is in the cell is taken in."""
+        return True
+
+    # --- the cell -------------------------------------------------------------------------------------------------
+
+    def _cell(self) -> Cell:
+        """The document that shows; nothing waits to be drained."""
+        state, tracked, name = self._state, self._state.table(self.table), kinds.NAMES[self.kind]
         row = find_row(state, tracked, self.key)
         if row.compact.dead:
             raise NoSuchRow(f"the row of table {tracked.name} was deleted")
         version = document.expand(row.compact, (self.slot,)).showing[self.slot]
         docs = merging.load(state, tracked, document_key(tracked, self.key))
         of = docs.of(self.slot, (version.writer, version.seq))
-        if of is not None and of.kind == TEXT and docs.docs[of].problem is None:
-            return of, Base(None, Origin(0, state.log.ids[of.writer], of.seq)), docs.docs[of].state
+        if of is not None and of.kind == self.kind and docs.docs[of].problem is None:
+            return Cell(of, Base(None, Origin(0, state.log.ids[of.writer], of.seq)), docs.docs[of].state)
         if of is not None:
-            raise StaleText(
+            raise StaleDocument(
                 "the cell holds another kind of document", "Write it anew by SQL, and open it again."
             )
         base, _ = merging.base_of(state, tracked, self.key, self.slot, (version.writer, version.seq))
-        if not is_mergeable(base.value):
-            raise Usage("the cell holds no text that merges", "Write a text into it first.")
-        (opened,) = state.documents(TEXT).merge([Merge(None, base, ())])
-        if isinstance(opened, Failure):
-            raise StaleText(f"the text cannot be opened: {opened.reason}")
-        return Name(self.slot, version.writer, version.seq, TEXT), base, opened.state
+        if not kinds.has_form(self.kind, base.value):
+            raise Usage(f"the cell holds no {name} that merges", f"Write a {name} into it first.")
+        return Cell(
+            Name(self.slot, version.writer, version.seq, self.kind), base, self._merged(None, base).state
+        )
 
-    def _settled(self) -> None:
-        """Have everything captured drained."""
+    def _merged(
+        self, state: bytes | None, base: Base, patches: Sequence[tuple[bytes, Origin]] = ()
+    ) -> Merged:
+        """A document with patches in it, and what it shows. Raises `StaleDocument`."""
+        try:
+            (merged,) = self._state.documents(self.kind).merge([Merge(state, base, patches)])
+        except Malformed as error:
+            raise StaleDocument(f"an edit cannot be merged: {error}", _AGAIN) from error
+        if isinstance(merged, Failure):
+            what = "an edit cannot be merged" if patches else "the cell cannot be opened"
+            raise StaleDocument(f"{what}: {merged.reason}", _AGAIN)
+        return merged
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """A transaction in which nothing waits to be drained."""
         while True:
             self._state.refresh()
             self._drainer.prepare()
             with self._state.transaction():
                 if self._drainer.settle():
+                    yield
                     return
 
     # --- out ------------------------------------------------------------------------------------------------------
 
     def _edited(self, event: Any) -> None:
-        if self._is_taking_in:
+        if self._is_taking_in or self._broken:
             return
-        self._unwritten.append(event.update)
         try:
-            self.flush()
+            self._note(event)
+        except StaleDocument as error:
+            self._broken = error
+        try:
+            self._flush(may_wait=True)
         except CrdtlogError:
             return  # kept: the next edit, drain or close tries again, and says why it cannot
 
     def flush(self) -> None:
-        """Write what was edited here and is not in the file yet. Raises `StaleText` if the text was replaced."""
-        while self._unwritten:
-            self._write(self._unwritten[0])
+        """Write what was edited here and is not in the file yet. Raises `StaleDocument` if that cannot be."""
+        self._flush(may_wait=False)
+
+    def _flush(self, *, may_wait: bool) -> None:
+        while self._unwritten and self._write(self._unwritten[0], may_wait):
             del self._unwritten[0]
+        if self._broken:
+            raise self._broken
 
-    def _write(self, update: bytes) -> None:
-        state = self._state
-        while True:
-            state.refresh()
-            self._drainer.prepare()
-            with state.transaction():
-                if not self._drainer.settle():
-                    continue
-                of, base, known = self._document()
-                if of != self._of:
-                    raise StaleText(
-                        "the text was replaced while it was open",
-                        "Open it again, and put the change in once more.",
-                    )
-                self._append(of, base, known, with_lane(self._lane, update))
-                return
+    def _write(self, edit: Any, may_wait: bool) -> bool:
+        with self._transaction():
+            cell = self._cell()
+            if cell.of != self._of:
+                raise StaleDocument("what was open was replaced", _AGAIN)
+            if may_wait and not self._may_write(cell.state):
+                return False
+            known = self._append(cell, edit)
+        self._known = known
+        self._written()
+        return True
 
-    def _append(self, of: Name, base: Base, known: bytes, patch: bytes) -> None:
+    def _append(self, cell: Cell, edit: Any) -> bytes:
+        """Write an edit; returns the known document with it."""
         state, tracked = self._state, self._state.table(self.table)
-        origin = Origin(0, state.writer.id, state.writer.seq + 1)
-        (merged,) = state.documents(TEXT).merge([Merge(known, base, [(patch, origin)])])
-        if isinstance(merged, Failure):
-            raise StaleText(f"the edit cannot be merged: {merged.reason}", "Open the text again.")
-        name = document_key(tracked, self.key)
-        named = Patch(TEXT, state.log.ids[of.writer], of.seq, patch)
+        guess = max(stamp(state.now_ms()), state.writer.last_stamp + 1)
+        origin = Origin(guess, state.writer.id, state.writer.seq + 1)
+        said = self._say(edit, origin)
+        if not said.patch:
+            return self._known
+        named = Patch(self.kind, state.log.ids[cell.of.writer], cell.of.seq, said.patch)
+        taken: list[int] = []
+
+        @cache
+        def merged(before: bytes, at: int) -> Merged:
+            if said.known is not None and before == self._known:
+                return said.known
+            return self._merged(before, cell.base, [(said.patch, origin._replace(stamp=at))])
+
+        def own_edit(at: int) -> OwnEdit:
+            taken.append(at)
+            after = merged(cell.state, guess if said.known is not None else at)
+            shown = merging.as_stored(state, tracked.affinity(self.slot), after.shown)
+            return OwnEdit(None, shown, named, cell.of, after.state)
+
         column = tracked.cell_names[tracked.cell_slots.index(self.slot)]
         sql = f"UPDATE main.{tracked.quoted} SET {column} = ? WHERE {tracked.where_key}"
-        execute_rows(state.connection, sql, [(merged.shown, *self.key)], odd=True)
-        state.prepared[tracked.number, name, self.slot] = OwnEdit(None, merged.shown, named, of, merged.state)
+        execute_rows(state.connection, sql, [(own_edit(guess).shown, *self.key)], odd=True)
+        state.prepared[tracked.number, document_key(tracked, self.key), self.slot] = own_edit
         try:
             self._drainer.step((self.slot,))
         finally:
             state.prepared.clear()
+        if len(taken) == 1:  # it would travel as a difference, which the known document does not know of
+            raise StaleDocument("an edit is too large to travel as one", _AGAIN)
+        return said.known.state if said.known is not None else merged(self._known, taken[-1]).state
 
     # --- in -------------------------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Take in what others wrote, if the text is still the same."""
-        if self._unwritten:
+        """Take in what others wrote, if the document is still the same and nothing waits to be written."""
+        if self._unwritten or self._broken:
             return
         tracked = self._state.table(self.table)
         name = document_key(tracked, self.key)
@@ -159,15 +258,27 @@ class LiveText:
             "AND kind = ? AND problem IS NULL",
             (tracked.number, name, *self._of),
         )
-        if rows and rows[0][0] != self._known:
-            self._known = rows[0][0]
-            self._is_taking_in = True
-            try:
-                self.doc.apply_update(self._known)
-            finally:
-                self._is_taking_in = False
+        if not rows or (rows[0][0] == self._known and self._is_tidy()):
+            return
+        try:
+            shown = self._merged(rows[0][0], self._base).shown
+        except StaleDocument:
+            return  # the next edit says so
+        self._known = rows[0][0]
+        self._is_taking_in = True
+        try:
+            with self.doc.transaction(origin=ORIGIN):
+                self._take_in(shown)
+        except StaleDocument as error:
+            self._broken = error
+        finally:
+            self._is_taking_in = False
+
+    def _is_tidy(self) -> bool:
+        """Whether the object looks as the document that it shows does."""
+        return True
 
     def close(self) -> None:
         """Write what is left, and let go of the document."""
-        self.doc.unobserve(self._subscription)
+        self.shared.unobserve(self._subscription)
         self.flush()

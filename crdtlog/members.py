@@ -12,7 +12,7 @@ from crdtlog import capture, catalog, clock, kinds, membership, schema
 from crdtlog.catalog import Tracked
 from crdtlog.certificate import belongs_to
 from crdtlog.entry import Entry
-from crdtlog.errors import EntryRefused, Malformed, NoSuchTable, SchemaRefused, Untrackable
+from crdtlog.errors import EntryRefused, Malformed, NoSuchTable, SchemaRefused, Untrackable, Usage
 from crdtlog.membership import Newcomer
 from crdtlog.schema import Table
 from crdtlog.state import State
@@ -296,3 +296,20 @@ def check_fit(connection: sqlite3.Connection, table: Table) -> None:
             f"table {table.name} is here already and does not fit: {problem}",
             "Rename the table here, or give it the same columns, and join again.",
         )
+
+
+def chosen_kinds(table: Table, merge: Mapping[str, str]) -> dict[str, str]:
+    """The kinds that somebody asks for, by columns' own names. Raises `NoSuchTable`, `Usage`."""
+    columns = {column.name.lower(): column for column in table.columns}
+    chosen = {}
+    for name, kind in merge.items():
+        column = columns.get(name.lower())
+        if column is None:
+            known = ", ".join(item.name for item in table.columns)
+            raise NoSuchTable(f"table {table.name} has no column {name!r}", f"Its columns: {known}.")
+        if column.key or column.generated is not None:
+            what = "part of the key" if column.key else "generated"
+            raise Usage(f"column {column.name} of {table.name} is {what}, so that it cannot merge")
+        kinds.check_affinity(kind, table.affinity(column), f"column {column.name} of {table.name}")
+        chosen[column.name] = kind
+    return chosen

@@ -211,7 +211,7 @@ def edit_own(
     jobs: dict[int, list[tuple[OwnWrite, Name, kinds.Edit]]] = {}
     for write in writes:
         if prepared := state.prepared.get((tracked.number, write.name, write.slot)):
-            result[write.row, write.slot] = prepared
+            result[write.row, write.slot] = prepared(write.stamp)
             continue
         kind = tracked.kinds[write.slot]
         docs = load(state, tracked, write.name)

@@ -58,8 +58,9 @@ class State:
         self._position = -1
         self._schema_version = -1
         self._texts: TextDocuments | None = None
-        #: edits that were made on documents themselves, by (table, row's name, slot): the drain under way takes them
-        self.prepared: dict[tuple[int, Value, int], OwnEdit] = {}
+        #: edits that were made on documents themselves, by (table, row's name, slot), each a function of the write's
+        #: stamp: the drain under way takes them
+        self.prepared: dict[tuple[int, Value, int], Callable[[int], OwnEdit]] = {}
         self._reload()
 
     # --- freshness ------------------------------------------------------------------------------------------------

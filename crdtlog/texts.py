@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 
 from crdtlog.errors import Malformed
-from crdtlog.kinds import Base, Edit, Edited, Failure, Merge, Merged, Origin, text
+from crdtlog.kinds import Base, Edit, Edited, Failure, Merge, Merged, Origin, text, textdiff
 from crdtlog.textworker.client import TextWorker
 from crdtlog.versions import WRITER_BYTES
 
@@ -109,6 +109,25 @@ class TextDocuments:
             else:
                 asked.append(text.Open(begun, start))
         return [_merged(job, result) for job, result in zip(jobs, self._worker.run(asked), strict=True)]
+
+    def splice(
+        self,
+        state: bytes,
+        base: Base,
+        lane: bytes,
+        writer: bytes,
+        value: str,
+        splices: Sequence[textdiff.Splice] | None,
+    ) -> Edited | Failure:
+        """A writer's edit of a document on a lane of its own: to `value`, by these splices if given."""
+        (result,) = self._worker.run([text.Edit(_begun(base), state, writer + lane, value, splices)])
+        match result:
+            case text.Edited(patch, after):
+                return Edited(with_lane(lane, patch) if patch else b"", after, value)
+            case text.Failure(reason, detail):
+                return Failure(f"{reason}: {detail}")
+            case _:
+                raise AssertionError("an edit was answered by something else")
 
     def needs(self, patch: bytes, origin: Origin) -> Mapping[bytes, int]:
         """Nothing that can be told: characters are named by clients. A patch that lacks some is set aside."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from crdtlog.kinds.textdiff import Splice
 from crdtlog.values import Value, is_plain_text
 
 Dot = tuple[bytes, int]
@@ -41,12 +42,16 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """Asks for `writer`'s patch that makes a document show `value`, which must be mergeable: `Edited`."""
+    """Asks for `writer`'s patch that makes a document show `value`, which must be mergeable: `Edited`.
+
+    `splices` is how the text became `value`; None: find a short way.
+    """
 
     begun: Dot
     base: Base
     writer: bytes
     value: str
+    splices: Sequence[Splice] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,10 +61,17 @@ class Texts:
         document = self._decoded(begun, base)
         return self._keep(document), str(document.text)
 
-    def edit(self, begun: Dot, base: Base, writer: bytes, value: str) -> tuple[bytes, bytes]:
+    def edit(
+        self,
+        begun: Dot,
+        base: Base,
+        writer: bytes,
+        value: str,
+        splices: Sequence[textdiff.Splice] | None = None,
+    ) -> tuple[bytes, bytes]:
         """The patch that makes a document show `value`, empty if it does already, and the state with it.
 
-        Raises `TooLarge` or `Malformed` where no patch can say it.
+        By these splices, unless they are None or too many. Raises `TooLarge` or `Malformed` where no patch can say it.
         """
         if len(value.encode()) > MAX_TEXT_BYTES:
             raise TooLarge("a text too long to be merged")
@@ -75,8 +82,10 @@ class Texts:
             return b"", self._keep(document, base if isinstance(base, bytes) else None)
         size = len(shown.encode())
         blocks = max(0, len(base) - size) // BLOCK_BYTES if isinstance(base, bytes) else 0
-        found = textdiff.splices(shown, value, most=_most_splices(max(size, len(value)), blocks))
-        patch = _apply(document, shown, found)
+        most = _most_splices(max(size, len(value)), blocks)
+        if splices is None or len(splices) > most:
+            splices = textdiff.splices(shown, value, most=most)
+        patch = _apply(document, shown, splices)
         state = document.doc.get_update()
         again = _copy(state, client)
         if str(again.text) != value:

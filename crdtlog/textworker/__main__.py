@@ -50,7 +50,7 @@ def texts() -> Work:
             if isinstance(job, Open):
                 return ["opened", *kept.open(job.begun, job.base)]
             if isinstance(job, Edit):
-                return ["edited", *kept.edit(job.begun, job.base, job.writer, job.value)]
+                return ["edited", *kept.edit(job.begun, job.base, job.writer, job.value, job.splices)]
             state, text, refused = kept.merge(job.begun, job.base, job.patches)
             return ["merged", state, text, [[at, *why] for at, why in refused.items()]]
         except Unreadable as error:

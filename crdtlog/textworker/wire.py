@@ -10,6 +10,7 @@ import msgpack
 
 from crdtlog.errors import Malformed
 from crdtlog.kinds.text import Edit, Edited, Failure, Job, Merge, Merged, Open, Opened, Reason, Result
+from crdtlog.kinds.textdiff import Splice
 
 #: A frame holds no more than a state and a text or two, each somewhat longer than the longest text.
 MAX_FRAME_BYTES = 256 << 20
@@ -41,7 +42,7 @@ def pack_job(job: Job) -> bytes:
     if isinstance(job, Open):
         return frame(["open", job.begun, job.base])
     if isinstance(job, Edit):
-        return frame(["edit", job.begun, job.base, job.writer, job.value])
+        return frame(["edit", job.begun, job.base, job.writer, job.value, job.splices])
     return frame(["merge", job.begun, job.base, list(job.patches)])
 
 
@@ -52,7 +53,8 @@ def unpack_job(body: bytes | bytearray) -> Job:
     if kind == "open":
         return Open(begun, base)
     if kind == "edit":
-        return Edit(begun, base, *rest)
+        writer, value, splices = rest
+        return Edit(begun, base, writer, value, splices and [Splice(*splice) for splice in splices])
     return Merge(begun, base, [(by, patch) for by, patch in rest[0]])
 
 

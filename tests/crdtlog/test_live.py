@@ -4,7 +4,7 @@ import pytest
 from pycrdt import Doc, Text
 
 from crdtlog.database import Database
-from crdtlog.errors import NoSuchRow, StaleText, Usage
+from crdtlog.errors import NoSuchRow, StaleDocument, Usage
 from tests.crdtlog.devices import (
     World,
     assert_converged,
@@ -14,6 +14,7 @@ from tests.crdtlog.devices import (
     sync_all,
     write_apart,
 )
+from tests.yjs import seen_by_yjs
 
 TABLE = "CREATE TABLE t (id TEXT PRIMARY KEY, body TEXT, title)"
 ROW = "INSERT INTO t VALUES ('a', 'Hello world', 'x')"
@@ -92,10 +93,10 @@ def test_a_text_that_was_replaced_takes_no_more_edits_and_says_so(world: World) 
     one.execute("INSERT INTO t VALUES ('a', 'another', 1)")
     one.drain_all()
     text.insert(0, "lost? ")
-    with pytest.raises(StaleText, match="replaced"):
+    with pytest.raises(StaleDocument, match="replaced"):
         one.refresh()
     assert body(one) == "another"
-    with pytest.raises(StaleText):
+    with pytest.raises(StaleDocument):
         one.close()
 
 
@@ -131,3 +132,11 @@ def test_what_cannot_be_opened_is_told(world: World) -> None:
         one.text("t", "nobody", "body")
     with pytest.raises(Usage, match="no text"):
         one.text("t", "null", "body")
+
+
+@pytest.mark.usefixtures("needs_yjs")
+def test_it_opens_in_a_yjs_program(world: World) -> None:
+    (one,) = fleet(world, 1)
+    text = one.text("t", "a", "body")
+    text.insert(0, "é👩")
+    assert seen_by_yjs(text.doc.get_update(), "text", "Text") == {"text": "é👩Hello world!"}

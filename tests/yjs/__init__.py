@@ -26,11 +26,15 @@ CACHE = HERE.parents[1] / ".cache" / "yjs"
 MODULES = CACHE / "-".join(PACKAGES) / "node_modules"
 
 
-def seen_by_yjs(update: bytes) -> Any:
-    """What Yjs finds in the map `row` of a document with this update; see show.cjs."""
+def seen_by_yjs(update: bytes, root: str | None = None, kind: str = "Map") -> Any:
+    """What Yjs finds in a document with this update, in the map `row` or under another root; see show.cjs."""
     environment = {**os.environ, "NODE_PATH": str(MODULES)}
     done = subprocess.run(
-        ["node", HERE / "show.cjs"], input=update, capture_output=True, env=environment, timeout=60
+        ["node", HERE / "show.cjs", *([root, kind] if root else [])],
+        input=update,
+        capture_output=True,
+        env=environment,
+        timeout=60,
     )
     assert not done.returncode, done.stderr.decode(errors="replace")
     return json.loads(done.stdout, parse_int=float)  # JavaScript has doubles, and prints them shortened

@@ -1,5 +1,6 @@
 // Applies the update on standard input, lets a second program append to its texts, merges that, and prints what the
-// map `row` then holds: shared types and what JSON lacks as objects of one member, named by their kind.
+// map `row` then holds, or the root that is named with its kind (`show.cjs NAME KIND`): shared types and what JSON lacks
+// as objects of one member, named by their kind.
 const Y = require("yjs");
 
 const shown = (value) => {
@@ -19,6 +20,8 @@ Y.applyUpdate(first, require("fs").readFileSync(0));
 if (first.store.pendingStructs !== null || first.store.pendingDs !== null) throw new Error("the update is not whole");
 const second = new Y.Doc();
 Y.applyUpdate(second, Y.encodeStateAsUpdate(first));
-for (const [, value] of second.getMap("row")) if (value instanceof Y.Text) value.insert(value.length, "!");
+const [name, kind] = process.argv.slice(2);
+const texts = name ? [second.get(name, Y[kind])] : second.getMap("row").values();
+for (const value of texts) if (value instanceof Y.Text) value.insert(value.length, "!");
 Y.applyUpdate(first, Y.encodeStateAsUpdate(second));
-process.stdout.write(JSON.stringify(shown(first.getMap("row")).map));
+process.stdout.write(JSON.stringify(name ? shown(first.get(name, Y[kind])) : shown(first.getMap("row")).map));
