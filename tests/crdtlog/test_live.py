@@ -140,3 +140,39 @@ def test_it_opens_in_a_yjs_program(world: World) -> None:
     text = one.text("t", "a", "body")
     text.insert(0, "é👩")
     assert seen_by_yjs(text.doc.get_update(), "text", "Text") == {"text": "é👩Hello world!"}
+
+
+def test_edits_of_one_transaction_are_one_edit_wherever_they_are(world: World) -> None:
+    one, other = fleet(world, 2)
+    text = one.text("t", "a", "body")
+    text.insert(5, "é👩")
+    before = one.position()
+    with text.doc.transaction():
+        text.insert(0, "👩")
+        del text[len("👩Hello".encode()) : len("👩Helloé".encode())]
+        text += "\r\n\0"
+        text.insert(len("👩Hello👩".encode()), "e\u0301")
+    assert one.position() == before + 1
+    assert body(one) == str(text) == "👩Hello👩e\u0301 world\r\n\0"
+    sync_all([one, other])
+    assert_converged([one, other], ["t"])
+
+
+def test_positions_within_a_character_never_part_the_row_from_the_text(world: World) -> None:
+    (one,) = fleet(world, 1)
+    text = one.text("t", "a", "body")
+    text.insert(0, "é👩é")
+    for position in range(1, 7):
+        text.insert(position, "-")
+        assert body(one) == str(text)
+
+
+def test_formatting_and_embedded_things_are_no_text(world: World) -> None:
+    (one,) = fleet(world, 1)
+    text = one.text("t", "a", "body")
+    text.format(0, 5, {"bold": True})
+    text.insert(0, "So: ")
+    assert body(one) == str(text) == "So: Hello world"
+    text.insert_embed(0, {"image": 1})
+    with pytest.raises(StaleDocument, match="characters"):
+        one.close()
