@@ -45,7 +45,7 @@ from crdtlog.versions import Head
 from crdtlog.watch import Change, watch
 
 if TYPE_CHECKING:
-    from pycrdt import Doc, Text
+    from pycrdt import Array, Doc, Map, Text
 
 _CLOCK_TOLERANCE_MS = 5 * 60 * 1000
 
@@ -159,6 +159,21 @@ class Database:
         from crdtlog.live_text import LiveText
 
         return cast("Text", self._held(LiveText, table, key, column))
+
+    def json(self, table: str, key: Value | Sequence[Value], column: str) -> "Map[Any] | Array[Any]":
+        """A row's JSON as a `pycrdt.Map` or `pycrdt.Array` that lives, as `text` does; see `crdtlog.live_json`.
+
+        An edit made after another program on this device wrote the cell goes into the file with the next `refresh`.
+        """
+        from crdtlog.live_json import LiveJson
+
+        return cast("Map[Any] | Array[Any]", self._held(LiveJson, table, key, column))
+
+    def set(self, table: str, key: Value | Sequence[Value], column: str) -> "Array[Any]":
+        """A row's set as a `pycrdt.Array` that lives, as `text` does; `refresh` puts its elements in order."""
+        from crdtlog.live_json import LiveSet
+
+        return cast("Array[Any]", self._held(LiveSet, table, key, column))
 
     def _held(self, kind: type[Live], table: str, key: Value | Sequence[Value], column: str) -> object:
         self._live.append(live := kind(self._state, self._drainer, table, key, column))

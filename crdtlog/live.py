@@ -6,7 +6,7 @@ it becomes a patch to the *known* document, the one that the object shows, and i
 beside it. Patch and row are written at once, in one transaction. What cannot be written now (a locked file, a full
 disk) is kept and tried again with the next edit, drain, or at the end, which then say why.
 
-Here is what all kinds share; `live_text` knows what an edit of a text is.
+Here is what all kinds share; `live_text` and `live_json` know what an edit is.
 """
 
 from abc import ABC, abstractmethod
@@ -130,6 +130,8 @@ class Live(ABC):
     def _cell(self) -> Cell:
         """The document that shows; nothing waits to be drained."""
         state, tracked, name = self._state, self._state.table(self.table), kinds.NAMES[self.kind]
+        if self.slot not in tracked.cell_slots or tracked.kinds.get(self.slot) != self.kind:
+            raise StaleDocument(f"the column does not merge as {name} any more", "Open it as what it is.")
         row = find_row(state, tracked, self.key)
         if row.compact.dead:
             raise NoSuchRow(f"the row of table {tracked.name} was deleted")
@@ -264,10 +266,10 @@ class Live(ABC):
             shown = self._merged(rows[0][0], self._base).shown
         except StaleDocument:
             return  # the next edit says so
-        self._known = rows[0][0]
         self._is_taking_in = True
         try:
             with self.doc.transaction(origin=ORIGIN):
+                self._known = rows[0][0]
                 self._take_in(shown)
         except StaleDocument as error:
             self._broken = error

@@ -101,7 +101,7 @@ def content(kind: int, value: Value) -> Node:
         if kind in (kinds.JSON, kinds.SET):
             tree = jsontext.parse(value)
             if tree is not None and (kind == kinds.JSON or isinstance(tree, list)):
-                return _json(tree)
+                return json_node(tree)
         return value
     if isinstance(value, str):
         return Exact("text_hex", text_bytes(value).hex())
@@ -110,15 +110,16 @@ def content(kind: int, value: Value) -> Node:
     return value
 
 
-def _json(tree: Json) -> Node:
+def json_node(tree: Json) -> Node:
+    """JSON as what a Yjs program would edit."""
     if isinstance(tree, list):
-        return [_json(item) for item in tree]
+        return [json_node(item) for item in tree]
     if isinstance(tree, str):
         return _json_scalar(tree)
     names = {key: json.loads(f'"{key}"') for key in tree}
     if not all(map(is_plain_text, names.values())):
         return Exact("json", jsontext.minified(tree))
-    return {names[key]: _json(item) for key, item in tree.items()}
+    return {names[key]: json_node(item) for key, item in tree.items()}
 
 
 _CONSTANTS = {"null": None, "true": True, "false": False}

@@ -39,14 +39,17 @@ _HAS_ORIGIN, _HAS_NAME = 0x80, 0x20
 _TYPE_OF: dict[type, int] = {list: 0, dict: 1, Text: 2}
 
 
-def update(root: str, members: dict[str, Node], client: int) -> bytes:
-    """The update that makes an empty document hold one map of that name.
+def update(root: str, holds: dict[str, Node] | list[Node], client: int) -> bytes:
+    """The update that makes an empty document hold one map, or one array, of that name.
 
     `client` names who writes: a number below 2^53 that is never used for another update. No text may hold surrogates,
     no integer be beyond `MAX_INTEGER`.
     """
     writer = _Writer(client)
-    writer.members(b"\x01" + _text(root), members)
+    if isinstance(holds, dict):
+        writer.members(b"\x01" + _text(root), holds)
+    else:
+        writer.elements(b"\x01" + _text(root), holds)
     while writer.ahead:
         clock, node = writer.ahead.popleft()
         parent = b"\x00" + writer.client + _number(clock)

@@ -90,15 +90,15 @@ def _texts(value: Value) -> set[str] | None:
     parsed = parse(value) if isinstance(value, str) else None
     if not isinstance(parsed, list) or len(parsed) > MAX_ELEMENTS:
         return None
-    return {minified(_ordered(item)) for item in parsed}
+    return {minified(canonical(item)) for item in parsed}
 
 
-def _ordered(value: Json) -> Json:
+def canonical(value: Json) -> Json:
     """A value with every object's members in the order of their keys: equal objects have one text."""
     if isinstance(value, dict):
-        return {key: _ordered(value[key]) for key in sorted(value)}
+        return {key: canonical(value[key]) for key in sorted(value)}
     if isinstance(value, list):
-        return [_ordered(item) for item in value]
+        return [canonical(item) for item in value]
     return value
 
 
@@ -160,7 +160,7 @@ def _patch(data: bytes) -> tuple[list[str], _Elements]:
 
 def _is_element(text: object) -> bool:
     parsed = parse(text) if isinstance(text, str) else None
-    return parsed is not None and minified(_ordered(parsed)) == text
+    return parsed is not None and minified(canonical(parsed)) == text
 
 
 def _named(dot: object, writers: list[bytes]) -> _Dot:

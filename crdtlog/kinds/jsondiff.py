@@ -8,7 +8,7 @@ Invariant: merged into the very document, the patch makes it show that tree, key
 an edit writes anew what it changes, and everything that it ends or names is in the patch's `seen`.
 """
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -29,7 +29,7 @@ MAX_INDEX = 1 << 32
 MAX_EDITS = 2 * MAX_NODES
 MAX_DELETED = 1 << 18
 
-_SAME = object()
+SAME = object()
 
 
 def fresh(tree: Json) -> object:
@@ -46,20 +46,14 @@ def fresh(tree: Json) -> object:
 
 def patch(document: Document, tree: Json, origin: Origin) -> bytes | None:
     """The patch that makes a document show a tree, b"" if it does; None if it would have to say too much."""
-    author = _Author()
-    edit = author.edit(document.root, tree)
-    if edit is _SAME:
-        return b""
-    if author.deleted > MAX_DELETED or _count(edit) > MAX_EDITS:
-        return None
-    seen: list[bytes | int] = []
-    for writer, seq in author.seen.items():
-        seen += (b"" if writer == origin.writer else writer, seq)
-    return pack([FORMAT, seen, edit])
+    return Author().patch(document, tree, origin)
 
 
-class _Author:
+class Author:
     """Compares, and notes whose facts the edits end or name."""
+
+    #: The edit that writes what it compares with where nothing is.
+    fresh: Callable[[Any], object] = staticmethod(fresh)
 
     def __init__(self) -> None:
         self.seen: dict[bytes, int] = {}
@@ -70,10 +64,22 @@ class _Author:
         self.known: dict[int, int] = {}
         self.orders: dict[int, list[Id]] = {}
 
-    def edit(self, node: Node, tree: Json) -> object:
-        """The edit that makes a place show a tree, or _SAME."""
+    def patch(self, document: Document, tree: Any, origin: Origin) -> bytes | None:
+        """See `patch`."""
+        edit = self.edit(document.root, tree)
+        if edit is SAME:
+            return b""
+        if self.deleted > MAX_DELETED or _count(edit) > MAX_EDITS:
+            return None
+        seen: list[bytes | int] = []
+        for writer, seq in self.seen.items():
+            seen += (b"" if writer == origin.writer else writer, seq)
+        return pack([FORMAT, seen, edit])
+
+    def edit(self, node: Node, tree: Any) -> object:
+        """The edit that makes a place show a tree, or SAME."""
         if self.same(node) == self.same_tree(tree):
-            return _SAME
+            return SAME
         content = node.content
         if content == OBJECT and isinstance(tree, dict):
             return self.members(node, tree)
@@ -81,20 +87,22 @@ class _Author:
             return self.elements(node, tree)
         return self.anew(node, tree)
 
-    def anew(self, node: Node, tree: Json) -> object:
+    def anew(self, node: Node, tree: Any) -> object:
+        """The edit that ends what is in a place, and writes a tree there."""
         self.end(node)
-        return fresh(tree)
+        return self.fresh(tree)
 
-    def members(self, node: Node, tree: dict[str, Json]) -> object:
+    def members(self, node: Node, tree: dict[str, Any]) -> object:
+        """The edit of an object that stays one."""
         level = min(1 + max((member.order[0] for member in node.members.values()), default=0), MAX_LEVEL)
         edits: list[object] = []
         mode = ENDING
         for key, value in tree.items():
             member = node.members.get(key)
             if member is None or not member.marks:
-                edits += (key, None, fresh(value) if member is None else self.anew(member, value))
+                edits += (key, None, self.fresh(value) if member is None else self.anew(member, value))
                 mode = WITHIN
-            elif (edit := self.edit(member, value)) is not _SAME:
+            elif (edit := self.edit(member, value)) is not SAME:
                 writes = _writes(edit)
                 edits += (key, list(member.order) if writes else None, edit)
                 mode = WITHIN if writes else mode
@@ -107,17 +115,19 @@ class _Author:
             self.end_elements(node)
         return [MEMBERS, mode, level, *edits]
 
-    def elements(self, node: Node, tree: list[Json]) -> object:
+    def elements(self, node: Node, tree: list[Any]) -> object:
+        """The edit of an array that stays one."""
         order = self.order(node)
         names = [name for name in order if node.elements[name].marks]
         nodes = [node.elements[name] for name in names]
-        equal, alike = self.match(nodes, tree)
-        if not (equal or alike):
+        matched = self.match(nodes, tree)
+        if matched is None:
             return self.anew(node, tree)
+        equal, alike = matched
         steps: list[object] = []
         writes = False
         for i, j in alike:
-            if (edit := self.edit(nodes[i], tree[j])) is not _SAME:
+            if (edit := self.edit(nodes[i], tree[j])) is not SAME:
                 steps.append([EDIT, self.refer(names[i]), edit])
                 writes = writes or _writes(edit)
         deleted: list[Id] = []
@@ -126,7 +136,7 @@ class _Author:
             deleted += names[i:i2]
             if j < j2:
                 parent, right = beside(names[i - 1] if i else None)
-                steps.append([INSERT, parent and self.refer(parent), right, *map(fresh, tree[j:j2])])
+                steps.append([INSERT, parent and self.refer(parent), right, *map(self.fresh, tree[j:j2])])
                 writes = True
         steps += self.deletes(node, deleted)
         if writes:
@@ -152,8 +162,8 @@ class _Author:
         if run:
             yield run
 
-    def match(self, nodes: list[Node], tree: list[Json]) -> tuple[Pairs, Pairs]:
-        """Which elements are the same as before, and which are new forms of old ones, by position.
+    def match(self, nodes: list[Node], tree: list[Any]) -> tuple[Pairs, Pairs] | None:
+        """Which elements are the same as before, and which are new forms of old ones, by position; None if none are.
 
         An element that is gone here and equal to one that came elsewhere has moved: it is no form of another.
         """
@@ -172,7 +182,7 @@ class _Author:
                     [self.traits_of_tree(tree[at]) for at in here],
                 )
                 alike += ((gone[x], here[y]) for x, y in pair(before, after, self.effort))
-        return equal, alike
+        return (equal, alike) if equal or alike else None
 
     def order(self, node: Node) -> list[Id]:
         found = self.orders.get(id(node))

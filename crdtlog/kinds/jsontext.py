@@ -58,7 +58,7 @@ def is_scalar(text: str) -> bool:
         string = _DECODER.decode(text)
     except ValueError:
         return False
-    return type(string) is str and _quoted(string) == text
+    return type(string) is str and quoted(string) == text
 
 
 def is_key(text: str) -> bool:
@@ -78,13 +78,13 @@ class _Reader:
         if self.left < 0 or (depth == MAX_DEPTH and (kind is list or kind is dict)):
             raise ValueError("too many values, or too deep")
         if kind is str:
-            return _quoted(raw)
+            return quoted(raw)
         if kind is _Number:
             return str(raw)
         if kind is list:
             return [self.value(item, depth + 1) for item in raw]
         if kind is dict:
-            return {_quoted(key)[1:-1]: self.value(item, depth + 1) for key, item in raw.items()}
+            return {quoted(key)[1:-1]: self.value(item, depth + 1) for key, item in raw.items()}
         return "null" if raw is None else "true" if raw else "false"
 
 
@@ -99,7 +99,8 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _quoted(string: str) -> str:
+def quoted(string: str) -> str:
+    """A string's JSON text, as `parse` gives it."""
     text = _quote(string)
     return text if text.isascii() else _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
