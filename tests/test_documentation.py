@@ -1,7 +1,7 @@
 """What the documentation tells people to type is typed here, and what it promises to answer is compared.
 
-Checked are README.md, docs/tutorial/*.md and docs/guides/*.md. All blocks of one page run in the order of the
-page, each page in fresh directories:
+Checked are README.md, docs/tutorial/*.md, docs/guides/*.md and docs/reference/python.md. All blocks of one page run in
+the order of the page, each page in fresh directories:
 
 ```python                     runs; all Python blocks of a page share one namespace, in one process
 ```python norun               is only compiled
@@ -49,7 +49,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     path
-    for pattern in ("README.md", "docs/tutorial/*.md", "docs/guides/*.md")
+    for pattern in ("README.md", "docs/tutorial/*.md", "docs/guides/*.md", "docs/reference/python.md")
     for path in sorted(ROOT.glob(pattern))
 ]
 KNOWN = set(
