@@ -122,6 +122,27 @@ def test_pure_modules_reach_no_clock_file_or_randomness(pure: str) -> None:
     assert not wrong
 
 
+def test_pycrdt_reads_bytes_only_in_the_text_worker_or_as_we_have_just_written_them() -> None:
+    """No bytes of another device reach the library in any other process."""
+    readers: dict[str, set[str]] = {}
+    for name in MODULES:
+        for node in ast.walk(tree(MODULES[name])) if name.split(".")[0] in (*SHIPPED, "simulations") else ():
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", None) == "apply_update":
+                readers.setdefault(name, set()).update(
+                    ast.unparse(each.func) if isinstance(each, ast.Call) else "bytes" for each in node.args
+                )
+    users = {
+        name for name in MODULES for found in imports(MODULES[name]) if found.name == "crdtlog.kinds.textdoc"
+    }
+
+    assert readers == {
+        "crdtlog.kinds.textdoc": {"bytes"},
+        "crdtlog.live_json": {"update"},  # yjs_writer's
+        "crdtlog.snapshot": {"self.update"},
+    }
+    assert {name for name in users if not name.startswith("tests.")} == {"crdtlog.textworker.__main__"}
+
+
 @pytest.mark.parametrize("house", HOUSES)
 def test_no_modules_import_each_other_in_a_circle(house: str) -> None:
     ahead = {
