@@ -201,7 +201,10 @@ class Live(ABC):
 
     def _write(self, edit: Any, may_wait: bool) -> bool:
         with self._transaction():
-            cell = self._cell()
+            try:
+                cell = self._cell()
+            except (NoSuchRow, Usage) as error:
+                raise StaleDocument(f"what was open was replaced: {error}", _AGAIN) from error
             if cell.of != self._of:
                 raise StaleDocument("what was open was replaced", _AGAIN)
             if may_wait and not self._may_write(cell.state):

@@ -292,6 +292,28 @@ def test_a_document_that_was_replaced_takes_no_more_edits_and_says_so(world: Wor
         one.close()
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DELETE FROM t",
+        "UPDATE t SET meta = NULL",
+        "UPDATE t SET meta = 'no JSON'",
+        "UPDATE t SET meta = x'00'",
+    ],
+)
+def test_whatever_replaces_a_document_is_said_and_stays(world: World, sql: str) -> None:
+    (one,) = fleet(world, 1)
+    meta = live_map(one)
+    write_apart([one], sql)
+    before = rows_of(one)
+    meta["lost"] = True
+    with pytest.raises(StaleDocument, match="replaced"):
+        one.refresh()
+    assert rows_of(one) == before
+    with pytest.raises(StaleDocument):
+        one.close()
+
+
 def test_a_column_that_gets_another_kind_takes_no_more_edits_and_says_so(world: World) -> None:
     (one,) = fleet(world, 1)
     meta, tags = live_map(one), one.set("t", "a", "tags")
