@@ -231,20 +231,22 @@ def _show_members(shared: "Map[Any]", old: dict[str, Shown], new: dict[str, Show
         if before is not None and before.tree() == value.tree():
             continue
         if before is None or not _show(shared[name], before, value):
-            shared[name] = _shared(json_node(value.tree()))
+            _set(shared, name, json_node(value.tree()))
 
 
 def _show_elements(shared: "Array[Any]", old: list[Shown], new: list[Shown]) -> None:
     same = align(list(map(_identity, old)), list(map(_identity, new)), Effort())
     for i, j in same:
         if old[i].tree() != new[j].tree() and not _show(shared[i], old[i], new[j]):
-            shared[i] = _shared(json_node(new[j].tree()))
+            del shared[i]
+            _insert(shared, i, json_node(new[j].tree()))
     # From the end, so that what is before stands where it stood.
     for i, i2, j, j2 in reversed(list(gaps(same, len(old), len(new)))):
         if i < i2:
             del shared[i:i2]
-        for at in range(j, j2):
-            shared.insert(i + at - j, _shared(json_node(new[at].tree())))
+        # Forwards, the library takes time and memory by the square of how many there are.
+        for at in reversed(range(j, j2)):
+            _insert(shared, i, json_node(new[at].tree()))
 
 
 def _identity(element: Shown) -> object:
@@ -252,12 +254,33 @@ def _identity(element: Shown) -> object:
     return element.name or minified(canonical(element.tree()))
 
 
-def _shared(node: Node) -> Any:
-    """A value to put into a shared one."""
+def _set(shared: "Map[Any]", name: str, node: Node) -> None:
+    shared[name] = _empty(node)
+    if isinstance(node, (dict, list)):
+        _fill(shared[name], node)
+
+
+def _insert(shared: "Array[Any]", at: int, node: Node) -> None:
+    shared.insert(at, _empty(node))
+    if isinstance(node, (dict, list)):
+        _fill(shared[at], node)
+
+
+def _empty(node: Node) -> Any:
+    """A value to put into a shared one; maps and arrays are filled there."""
     from pycrdt import Array, Map
 
     if isinstance(node, Exact):
         return {node.form: node.spelled}
     if isinstance(node, dict):
-        return Map({name: _shared(item) for name, item in node.items()})
-    return Array([_shared(item) for item in node]) if isinstance(node, list) else node
+        return Map()
+    return Array() if isinstance(node, list) else node
+
+
+def _fill(shared: Any, node: Node) -> None:
+    if isinstance(node, dict):
+        for name, item in node.items():
+            _set(shared, name, item)
+    elif isinstance(node, list):
+        for item in reversed(node):
+            _insert(shared, 0, item)

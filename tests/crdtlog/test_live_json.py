@@ -1,6 +1,7 @@
 """JSON documents and sets that a program holds open: each edit is written as what it changed, and nothing else is."""
 
 import json
+import resource
 from typing import Any
 
 import pytest
@@ -405,6 +406,21 @@ def test_large_arrays_are_opened_and_edited(world: World) -> None:
     found.insert(5_000, "middle")
     del found[0:3]
     assert cell(one, "list") == [*range(3, 5_000), "middle", *range(5_000, 10_000)]
+
+
+def test_large_arrays_that_come_in_take_no_more_than_they_are(world: World) -> None:
+    """The library takes 2 GiB for them, if it gets one element behind another."""
+    one, other = fleet(world)
+    meta, found = live_map(one), live_list(one)
+    many = list(range(10_000))
+    other.execute(
+        "UPDATE t SET list = ?, meta = json_set(meta, '$.a.many', json(?))", (json.dumps(many),) * 2
+    )
+    other.drain_all()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    send(other, one)
+    assert found.to_py() == meta["a"]["many"].to_py() == many
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < (1 << 20)  # KiB
 
 
 def test_the_known_document_is_the_one_in_the_file(world: World) -> None:
