@@ -17,6 +17,7 @@ from crdtlog.document import BIRTH, LIVENESS, Merged, Version, Write
 from crdtlog.entry import DELETE, INSERT, Section
 from crdtlog.errors import Malformed
 from crdtlog.kinds import COUNTER, Origin, counter
+from crdtlog.kinds.counter import Begun
 from crdtlog.merging import Doc, Name, OtherPatch, Patched
 from crdtlog.rows import Layout, document_key, document_values, stored_compact
 from crdtlog.state import State
@@ -147,8 +148,11 @@ class Contested:
                 raise Malformed(f"a patch of a counter to a cell of {self.tracked.name} that is no number")
             self.docs.docs[name] = Doc(pack(base.value), set())
         self.docs.docs[name].versions.add((self.version.writer, self.version.seq))
-        before = self.docs.sums.get(name.slot, counter.ZERO)
-        self.docs.sums[name.slot] = counter.add(before, counter.decode(item.patch.data))
+        added = self.docs.sums.get(name.slot, counter.ZERO)
+        self.docs.sums[name.slot] = counter.add(added, counter.decode(item.patch.data))
+        before = counter.decode_before(item.patch.data)
+        if before is not None:
+            self.docs.begin(name, Begun(item.origin.stamp, item.origin.writer, before))
 
     def settle(self) -> tuple[object, ...]:
         """Merge the write; returns the parameters that update its document."""
@@ -171,14 +175,15 @@ class Contested:
     def _count_anew(self) -> None:
         """What the versions of a cell with a counter's sum show."""
         author = (self.version.writer, self.version.seq)
-        for slot, added in self.docs.sums.items():
+        for slot, whole in self.docs.sums.items():
             for version in self._versions(self.after, slot):
-                dot = (version.writer, version.seq)
+                dot, added = (version.writer, version.seq), whole
                 name = self.docs.of(slot, dot)
                 if name is not None and name.kind != COUNTER:
                     continue
                 if name is not None:
                     first, is_counter = unpack_own(self.docs.docs[name].state), True
+                    added = self.docs.added(name)
                 elif dot == author:
                     first, is_counter = self.values[slot, *dot], slot in self.applier.section.counters
                 else:
@@ -192,7 +197,7 @@ class Contested:
 
     def _write_docs(self) -> int:
         """Store the documents that versions of their cells belong to (M2), and sums."""
-        kept = merging.RowDocs(sums=self.docs.sums)
+        kept = merging.RowDocs(sums=self.docs.sums, begun=self.docs.begun)
         for name, doc in self.docs.docs.items():
             doc.versions &= {(v.writer, v.seq) for v in self._versions(self.after, name.slot)}
             if doc.versions:

@@ -10,6 +10,7 @@ from crdtlog import kinds, merging
 from crdtlog.catalog import Tracked
 from crdtlog.connection import escaping_text
 from crdtlog.kinds import COUNTER, NAMES, counter
+from crdtlog.merging import Name
 from crdtlog.rows import document_key
 from crdtlog.state import State
 from crdtlog.values import Value, unpack_own
@@ -45,11 +46,11 @@ def unmerged(state: State) -> list[Unmerged]:
 
 
 def _beyond_range(state: State, tracked: Tracked, names: dict[int, str]) -> Iterator[Unmerged]:
-    for key, slot, data in state.connection.execute(
-        "SELECT key, slot, state FROM crdtlog__merge WHERE tab = ? AND kind = ? AND seq > 0",
+    for key, slot, writer, seq, data in state.connection.execute(
+        "SELECT key, slot, writer, seq, state FROM crdtlog__merge WHERE tab = ? AND kind = ? AND seq > 0",
         (tracked.number, COUNTER),
     ).fetchall():
-        added = merging.load(state, tracked, key).sums.get(slot, counter.ZERO)
+        added = merging.load(state, tracked, key).added(Name(slot, writer, seq, COUNTER))
         if counter.overflows(unpack_own(data), added):
             reason = "its steps add up beyond what the column can hold: the nearest number shows"
             yield Unmerged(tracked.name, names[slot], NAMES[COUNTER], 1, str(key), reason)

@@ -11,7 +11,7 @@ from crdtlog.catalog import Tracked
 from crdtlog.document import Version
 from crdtlog.entry import Patch
 from crdtlog.kinds import COUNTER, Base, Failure, Merge, Origin, counter
-from crdtlog.kinds.counter import Sum
+from crdtlog.kinds.counter import Begun, Sum
 from crdtlog.merging import Name
 from crdtlog.state import State
 from crdtlog.values import Key, Value
@@ -31,6 +31,8 @@ class PatchedValues:
         self._key = key
         self._steps: dict[Name, list[_Step]] = {}
         self._counted: dict[int, list[_Step]] = {}
+        #: the first steps on values that were no counter's
+        self._first_steps: dict[Name, list[_Step]] = {}
         self._bases: dict[Name, Base] = {}
         #: documents with all of their steps in them
         self._whole: dict[Name, bytes] = {}
@@ -62,8 +64,13 @@ class PatchedValues:
 
     def _count(self, of: Name, step: _Step, seen: dict[bytes, int]) -> Value:
         self._counted.setdefault(of.slot, []).append(step)
-        added = self._added(of.slot, {**seen, step.origin.writer: step.origin.seq})
-        return counter.shown(self._bases[of].value, added)
+        first_steps = self._first_steps.setdefault(of, [])
+        if counter.decode_before(step.patch) is not None:
+            first_steps.append(step)
+        seen = {**seen, step.origin.writer: step.origin.seq}
+        total, real = self._added(of.slot, seen)
+        begun = max((_begun(first) for first in first_steps if _is_seen(first, seen)), default=None)
+        return counter.shown(self._bases[of].value, Sum(total - begun.before if begun else total, real))
 
     def _merge(self, of: Name, step: _Step, seen: dict[bytes, int]) -> Value:
         before = self._steps.setdefault(of, [])
@@ -76,6 +83,12 @@ class PatchedValues:
         if not isinstance(done[0], Failure):
             self._whole[of] = done[0].state
         return None if isinstance(done[-1], Failure) else done[-1].shown
+
+
+def _begun(step: _Step) -> Begun:
+    before = counter.decode_before(step.patch)
+    assert before is not None, "no first step"
+    return Begun(step.origin.stamp, step.origin.writer, before)
 
 
 def _is_seen(step: _Step, seen: dict[bytes, int]) -> bool:

@@ -3,7 +3,7 @@
 A version of a mergeable cell is a value, or a patch to the document that an earlier value began (its *base*). Nothing
 is stored for a cell that was never patched: its document is its value. Once patched, its state lies in `crdtlog__merge`
 with the dots of its patches that are versions still. Counters of one cell share one sum, kept under the dot (0, 0), and
-their documents are first values.
+their documents are first values. Beside the sum stands since when values count that were written as no counter's.
 
 Invariants:
  M1  a document's value depends on its base and the set of patches applied to it, not on their order;
@@ -23,7 +23,7 @@ from crdtlog.document import Version
 from crdtlog.entry import Patch
 from crdtlog.errors import EntryRefused, Malformed
 from crdtlog.kinds import COUNTER, Base, Failure, Origin, counter
-from crdtlog.kinds.counter import Sum
+from crdtlog.kinds.counter import Begun, Sum
 from crdtlog.state import State
 from crdtlog.values import Key, Value, has_odd_text, normal_key, pack, unpack_own
 from crdtlog.versions import device_of
@@ -60,10 +60,22 @@ class RowDocs:
 
     docs: dict[Name, Doc] = field(default_factory=dict)
     sums: dict[int, Sum] = field(default_factory=dict)
+    #: since when values count that were written as no counter's, and after what
+    begun: dict[Name, Begun] = field(default_factory=dict)
 
     def of(self, slot: int, dot: Dot) -> Name | None:
         """The document that a version of a cell patched."""
         return next((n for n, doc in self.docs.items() if n.slot == slot and dot in doc.versions), None)
+
+    def added(self, of: Name) -> Sum:
+        """What was added to a counter."""
+        total, real = self.sums.get(of.slot, counter.ZERO)
+        begun = self.begun.get(of)
+        return Sum(total - begun.before if begun else total, real)
+
+    def begin(self, of: Name, begun: Begun) -> None:
+        """Have a value count since then; of several first steps the latest holds."""
+        self.begun[of] = max(begun, self.begun.get(of, begun))
 
     @property
     def count(self) -> int:
@@ -82,7 +94,9 @@ def load(state: State, tracked: Tracked, name: Value) -> RowDocs:
         (tracked.number, name),
     ):
         if (writer, seq) == _SUM:
-            found.sums[slot] = counter.decode_own(data)
+            found.sums[slot], begun = counter.decode_own(data)
+            for (id_, number), item in begun.items():
+                found.begun[Name(slot, state.log.writers[id_].number, number, COUNTER)] = item
         else:
             dots = {(w, s) for w, s in unpack_own(versions)}
             found.docs[Name(slot, writer, seq, kind)] = Doc(data, dots, problem)
@@ -96,10 +110,11 @@ def store(state: State, tracked: Tracked, name: Value, docs: RowDocs) -> int:
         (tracked.number, name, *of, doc.state, pack(sorted(doc.versions)), doc.problem)
         for of, doc in docs.docs.items()
     ]
-    rows += [
-        (tracked.number, name, slot, *_SUM, COUNTER, counter.encode(added), None, None)
-        for slot, added in docs.sums.items()
-    ]
+    for slot, added in docs.sums.items():
+        begun = {(state.log.ids[of.writer], of.seq): b for of, b in docs.begun.items() if of.slot == slot}
+        rows.append(
+            (tracked.number, name, slot, *_SUM, COUNTER, counter.encode_own(added, begun), None, None)
+        )
     execute_rows(
         state.connection, "INSERT INTO crdtlog__merge VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows, odd=False
     )
@@ -201,6 +216,7 @@ class OwnEdit:
     of: Name | None = None
     state: bytes = b""
     added: Sum | None = None
+    begun: Begun | None = None
 
 
 def edit_own(
@@ -278,23 +294,24 @@ def _edit_counter(state: State, tracked: Tracked, write: OwnWrite, docs: RowDocs
     dot = (write.before.writer, write.before.seq)
     of = docs.of(write.slot, dot)
     added = docs.sums.get(write.slot, counter.ZERO)
+    begun: Begun | None = None
     if of is not None and of.kind == COUNTER:
         first = unpack_own(docs.docs[of].state)
     elif of is not None:
         return _fresh_counter(state, tracked, write, added)
     else:
         base, is_counter = base_of(state, tracked, write.key, write.slot, dot)
-        if added.total and not is_counter:
-            # It showed without what was added, which each device's patch would take off once more.
-            return _fresh_counter(state, tracked, write, added)
         first, of = base.value, Name(write.slot, *dot, COUNTER)
-    patch = counter.difference(first, added, write.value)
+        if added.total and not is_counter:  # it shows without what was added, and goes on doing so
+            begun = Begun(write.stamp, state.writer.id, added.total)
+            docs.begin(of, begun)
+    patch = counter.difference(first, docs.added(of), write.value, begun and begun.before)
     if patch is None:
         return _fresh_counter(state, tracked, write, added)
-    after = counter.add(added, counter.decode(patch))
-    shown = as_stored(state, tracked.affinity(write.slot), counter.shown(first, after))
+    docs.sums[write.slot] = after = counter.add(added, counter.decode(patch))
+    shown = as_stored(state, tracked.affinity(write.slot), counter.shown(first, docs.added(of)))
     named = Patch(COUNTER, state.log.ids[of.writer], of.seq, patch)
-    return OwnEdit(None, shown, named, of, pack(first), after)
+    return OwnEdit(None, shown, named, of, pack(first), after, begun)
 
 
 def _fresh_counter(state: State, tracked: Tracked, write: OwnWrite, added: Sum) -> OwnEdit:
@@ -326,6 +343,8 @@ def keep_own(
             docs.docs[edit.of] = Doc(edit.state, {dot})
             if edit.added is not None:
                 docs.sums[edit.of.slot] = edit.added
+            if edit.begun is not None:
+                docs.begin(edit.of, edit.begun)
     return store(state, tracked, name, docs)
 
 
@@ -409,7 +428,7 @@ def show(state: State, tracked: Tracked, of: Name, docs: RowDocs) -> Value:
     """What a stored document shows."""
     doc = docs.docs[of]
     if of.kind == COUNTER:
-        value = counter.shown(unpack_own(doc.state), docs.sums[of.slot])
+        value = counter.shown(unpack_own(doc.state), docs.added(of))
     else:
         (merged,) = state.documents(of.kind).merge([kinds.Merge(doc.state, _begun_by(state, of), ())])
         if isinstance(merged, Failure):

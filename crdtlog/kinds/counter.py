@@ -3,10 +3,15 @@
 A cell's changes are one exact sum, whatever their order: doubles are binary fractions, so that a sum of integers and
 doubles has one value although floating-point addition is not associative. The first value is a register of its own;
 what shows is that value plus the sum. `None`, text, blobs and infinities count nothing: they show as they are.
+
+A value that was written before its column counted shows without the sum, until the first step on it; from then on it
+counts like any other, and only what had been added before that step stays out. Of several such first steps, made by
+devices that had not seen one another's, the latest says what that is (`Begun`).
 (An operation-based counter: Shapiro et al. 2011.)
 """
 
 import math
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import NamedTuple, TypeGuard
 
@@ -29,20 +34,35 @@ class Sum(NamedTuple):
 ZERO = Sum(Fraction(0), False)
 
 
+class Begun(NamedTuple):
+    """The first step on a value that was no counter's: its stamp, who made it, and what was added to the cell before.
+
+    The greatest holds.
+    """
+
+    stamp: int
+    writer: bytes
+    before: Fraction
+
+
 def counts(value: Value) -> TypeGuard[int | float]:
     """Whether a value is a finite number."""
     return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
 
 
-def difference(first: Value, added: Sum, value: Value) -> bytes | None:
-    """The patch that makes a counter show `value`; None if one counts nothing, or no patch is so large."""
+def difference(first: Value, added: Sum, value: Value, before: Fraction | None = None) -> bytes | None:
+    """The patch that makes a counter show `value`; None if one counts nothing, or no patch is so large.
+
+    `before` is given by a first step on a value that was no counter's, and is left out of `added`.
+    """
     if not counts(first) or not counts(value):
         return None
     real = added.real or isinstance(first, float) or isinstance(value, float)
     change = Fraction(value) - Fraction(first) - added.total
-    if _size(change) > _MAX_BYTES:
+    if _size(change) > _MAX_BYTES or (before is not None and _size(before) > _MAX_BYTES):
         return None
-    return encode(Sum(change, real))
+    fields = _fields(change)
+    return pack([*fields, real] if before is None else [*fields, real, *_fields(before)])
 
 
 def add(added: Sum, patch: Sum) -> Sum:
@@ -89,8 +109,19 @@ def _number(total: Fraction, real: bool) -> int | float:
 
 def encode(value: Sum) -> bytes:
     """A sum or a change as bytes: numerator, binary places, whether a double took part."""
-    numerator, places = value.total.numerator, value.total.denominator.bit_length() - 1
-    return pack([numerator.to_bytes(_size(value.total), "big", signed=True), places, value.real])
+    return pack([*_fields(value.total), value.real])
+
+
+def _fields(total: Fraction) -> tuple[bytes, int]:
+    """Its numerator as bytes, and its binary places."""
+    return (
+        total.numerator.to_bytes(_size(total), "big", signed=True),
+        total.denominator.bit_length() - 1,
+    )
+
+
+def _fraction(numerator: bytes, places: int) -> Fraction:
+    return Fraction(int.from_bytes(numerator, "big", signed=True), 1 << places)
 
 
 def _size(total: Fraction) -> int:
@@ -98,21 +129,54 @@ def _size(total: Fraction) -> int:
     return (total.numerator.bit_length() + 8) // 8
 
 
-def decode_own(data: bytes) -> Sum:
-    """The inverse of `encode`, for a sum that this device stored: many bounded changes may add up to any size."""
-    numerator, places, real = unpack_own(data)
-    return Sum(Fraction(int.from_bytes(numerator, "big", signed=True), 1 << places), real)
+def encode_own(added: Sum, begun: Mapping[tuple[bytes, int], Begun]) -> bytes:
+    """What a file keeps of a cell's counters: their sum, and for values that were none the first step (by dot)."""
+    fields: list[object] = [*_fields(added.total), added.real]
+    if begun:
+        fields.append(
+            [[*dot, item.stamp, item.writer, *_fields(item.before)] for dot, item in sorted(begun.items())]
+        )
+    return pack(fields)
+
+
+def decode_own(data: bytes) -> tuple[Sum, dict[tuple[bytes, int], Begun]]:
+    """The inverse of `encode_own`: many bounded changes may add up to any size."""
+    numerator, places, real, *rest = unpack_own(data)
+    begun = {
+        (writer, seq): Begun(stamp, author, _fraction(*before))
+        for writer, seq, stamp, author, *before in (rest[0] if rest else ())
+    }
+    return Sum(_fraction(numerator, places), real), begun
 
 
 def decode(data: bytes) -> Sum:
-    """A change from its bytes, which another device may have made. Raises `Malformed`."""
+    """What a patch adds, from its bytes, which another device may have made. Raises `Malformed`."""
+    return _decode(data)[0]
+
+
+def decode_before(data: bytes) -> Fraction | None:
+    """What was added to the cell before a patch, if that is a first step on a value that was no counter's."""
+    return _decode(data)[1]
+
+
+def _decode(data: bytes) -> tuple[Sum, Fraction | None]:
+    before = None
     match unpack(data):
-        case [bytes(numerator), int(places), bool(real)] if (
-            len(numerator) <= _MAX_BYTES and type(places) is int and 0 <= places <= _MAX_SHIFT
-        ):
-            total = Fraction(int.from_bytes(numerator, "big", signed=True), 1 << places)
+        case [bytes(numerator), int(places), bool(real), *rest] if _is_bounded(numerator, places):
+            total = _fraction(numerator, places)
         case _:
             raise Malformed("a change of a counter is a bounded binary fraction")
     if places and not real:
         raise Malformed("a change of a counter by whole numbers is whole")
-    return Sum(total, real)
+    match rest:
+        case []:
+            pass
+        case [bytes(numerator), int(places)] if _is_bounded(numerator, places):
+            before = _fraction(numerator, places)
+        case _:
+            raise Malformed("what was added before a change of a counter is a bounded binary fraction")
+    return Sum(total, real), before
+
+
+def _is_bounded(numerator: bytes, places: int) -> bool:
+    return len(numerator) <= _MAX_BYTES and type(places) is int and 0 <= places <= _MAX_SHIFT

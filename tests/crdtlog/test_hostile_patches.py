@@ -83,6 +83,30 @@ def test_a_sum_beyond_all_bounds_stops_nobody_who_writes_there_again(
     assert_converged([honest, other, liar], TABLES)
 
 
+def test_a_first_step_on_what_was_a_counter_all_along_divides_nobody(three: Three) -> None:
+    liar, honest, other = three
+    honest.track("t", {"n": "counter"})
+    honest.execute("INSERT INTO t (id, n) VALUES ('new', 7)")
+    sync_all([honest, other, liar])
+    honest.execute("UPDATE t SET n = n + 1 WHERE id = 'new'")
+    begun = base_dot(liar, "t", "new", slots(liar, "t")[1])
+    for before in (Fraction(1 << 2_390), Fraction(-3, 1 << 1_000)):
+        lie = counter.difference(0, counter.ZERO, 5, before)
+        assert lie is not None
+        apply_all(honest, [patch_of(three, "t", "new", 1, Patch(COUNTER, *begun, lie))])
+        sync_all([honest, liar])
+        sync_all([other, liar])
+        other.execute("UPDATE t SET n = n + 1 WHERE id = 'new'")
+        sync_all([honest, other, liar])
+        assert_converged([honest, other, liar], TABLES)
+    for db in (honest, other):
+        db.execute("UPDATE t SET n = 3 WHERE id = 'new'")
+        db.drain_all()
+    sync_all([honest, other, liar])
+    assert_converged([honest, other, liar], TABLES)
+    honest.history("t", "new", "n")
+
+
 def base_dot(db: Database, table: str, key: Any, slot: int) -> tuple[bytes, int]:
     """The write that a cell's showing version is."""
     from crdtlog import document

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from crdtlog.errors import Malformed
 from crdtlog.kinds import counter
 from crdtlog.kinds.counter import ZERO, Sum
-from crdtlog.values import Value
+from crdtlog.values import Value, pack
 
 INTEGERS = st.integers(-(2**63), 2**63 - 1)
 NUMBERS = INTEGERS | st.floats(allow_nan=False, allow_infinity=False)
@@ -126,7 +126,33 @@ def test_any_bytes_are_a_change_or_malformed(data: bytes) -> None:
 
 @pytest.mark.parametrize("places", [-1, 1_101, True])
 def test_places_out_of_bounds_are_malformed(places: int) -> None:
-    from crdtlog.values import pack
-
     with pytest.raises(Malformed):
         counter.decode(pack([b"\x01", places, True]))
+
+
+@given(NUMBERS, NUMBERS, st.lists(NUMBERS, max_size=3))
+def test_a_first_step_tells_what_was_added_before(
+    first: int | float, value: int | float, others: list[int | float]
+) -> None:
+    total = ZERO
+    for other in others:
+        total = changed(0, total, other)
+    patch = counter.difference(first, Sum(Fraction(0), total.real), value, total.total)
+    assert patch is not None
+    assert counter.decode_before(patch) == total.total
+    assert counter.decode(patch).total == Fraction(value) - Fraction(first)
+    begun = {(b"w", 3): counter.Begun(5, b"v", total.total), (b"w", 1): counter.Begun(4, b"u", Fraction(0))}
+    for some in ({}, begun):
+        assert counter.decode_own(counter.encode_own(total, some)) == (total, some)
+
+
+@pytest.mark.parametrize(
+    "rest", [[0], [b""], [b"", -1], [b"", 1_101], [b"", True], [b"x" * 301, 0], [b"", 0, 0]]
+)
+def test_what_was_added_before_is_bounded(rest: list[object]) -> None:
+    with pytest.raises(Malformed):
+        counter.decode(pack([b"\1", 0, False, *rest]))
+
+
+def test_of_an_unbounded_sum_nothing_is_told() -> None:
+    assert counter.difference(1, ZERO, 2, Fraction(1 << 2_400)) is None

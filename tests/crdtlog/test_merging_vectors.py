@@ -42,8 +42,14 @@ def test_patches_of_any_earlier_version_show_what_they_showed(
     for order in permutations(patches):
         if vector["kind"] == COUNTER:
             added = counter.ZERO
-            for patch, _ in order:
+            begun = None
+            for patch, origin in order:
                 added = counter.add(added, counter.decode(patch))
+                if (before := counter.decode_before(patch)) is not None:
+                    item = counter.Begun(origin.stamp, origin.writer, before)
+                    begun = max(begun or item, item)
+            if begun:
+                added = counter.Sum(added.total - begun.before, added.real)
             shown = counter.shown(base.value, added)
         else:
             (merged,) = documents(vector["kind"]).merge([Merge(None, base, order)])
