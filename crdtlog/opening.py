@@ -51,7 +51,8 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         with translated(path):
             connection.execute("BEGIN IMMEDIATE")
             try:
-                catalog.upgrade(connection)
+                if catalog.get_meta(connection, "format") == 1:  # another program may have been faster
+                    catalog.upgrade(connection)
                 connection.execute("COMMIT")
             except BaseException:
                 connection.execute("ROLLBACK")
