@@ -157,13 +157,16 @@ def _plan_inserts(
     odd: bool,
 ) -> None:
     contested = [row for row in rows if columns.losers[row]]
-    begun = _begin_counters(state, tracked, columns, contested, hashes)
+    # A row from before its table was shared may hold steps that others are known for, as a copy does: its numbers begin
+    # no counters, so that they show as they are until somebody steps on them.
+    counts = not tracked.reconcile_ms
+    begun = _begin_counters(state, tracked, columns, contested, hashes) if counts else {}
     keys = [_pick(column, rows) for column in columns.key]
     cells = [_pick(column, rows) for column in columns.cells]
     for (row, slot), edit in begun.items():
         cells[tracked.cell_slots.index(slot)][rows.index(row)] = edit.value
     times = [stamps[row] for row in rows]
-    counters = tuple(slot for slot, kind in sorted(tracked.kinds.items()) if kind == COUNTER)
+    counters = tuple(slot for slot, kind in sorted(tracked.kinds.items()) if counts and kind == COUNTER)
     plan.sections.append(
         Section(tracked.table_id, INSERT, tuple(tracked.cell_slots), keys, cells, times, counters=counters)
     )
