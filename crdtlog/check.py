@@ -15,6 +15,7 @@ from crdtlog.connection import Row, escaping_text
 from crdtlog.device import verify_bytes
 from crdtlog.document import Compact, Version
 from crdtlog.errors import CrdtlogError
+from crdtlog.mending import damaged_rows
 from crdtlog.rows import Layout, document_key, joined_sql
 from crdtlog.state import State
 from crdtlog.values import Key, hash_rows, normal_key, pack
@@ -32,6 +33,8 @@ class Difference(NamedTuple):
     changed: int
     missing: int
     null_keys: int
+    #: rows whose merge documents are not what the log says: a damaged file
+    damaged: int = 0
 
     @property
     def total(self) -> int:
@@ -54,9 +57,10 @@ def no_progress(what: str, done: int, total: int) -> None:
 
 
 def differences(state: State, progress: Progress = no_progress) -> list[Difference]:
-    """Compare every row with its document, in one snapshot. Writes nothing."""
+    """Compare every row with its document, and the documents of columns that merge with the log. Writes nothing."""
+    damaged = damaged_rows(state)
     return [
-        _difference(state, tracked, progress)
+        _difference(state, tracked, progress)._replace(damaged=damaged.get(tracked.name, 0))
         for tracked in state.tables.values()
         if not tracked.paused and state.misfit(tracked) is None
     ]

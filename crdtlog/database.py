@@ -22,6 +22,7 @@ from crdtlog import (
     kinds,
     members,
     membership,
+    mending,
     schema,
     welcome,
 )
@@ -542,12 +543,25 @@ class Database:
             return [dict(zip(names, row, strict=True)) for row in cursor]
 
     def check(self, *, fix: bool = False, progress: Progress = no_progress) -> list[Difference]:
-        """Compare all rows with their documents; with `fix`, take in what differs as changes made now."""
+        """Compare all rows with their documents, and merge documents with the log.
+
+        With `fix`, build those anew, and take in the rows that differ as changes made now.
+        """
         self._state.refresh()
+        if fix:
+            self.mend()
         found = check.differences(self._state, progress)
         if fix:
             self._reconcile()
         return found
+
+    def mend(self) -> int:
+        """Build merge documents anew that are not what the log says (a damaged file); returns how many rows'.
+
+        Nothing is drained, as that needs them. `check` with `fix` does this first.
+        """
+        self._state.refresh()
+        return mending.mend_all(self._state)
 
     def _reconcile(self) -> None:
         state = self._state

@@ -45,6 +45,10 @@ class Locked(Temporary):
     """Another crdtlog process holds a lock that only one may hold."""
 
 
+class DamagedDocument(CrdtlogError):
+    """What stands beside a row in the file, for its columns that merge, is not what crdtlog wrote there."""
+
+
 class NotInitialised(CrdtlogError):
     """The file is not (yet) a crdtlog database."""
 

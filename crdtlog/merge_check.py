@@ -9,6 +9,7 @@ from typing import NamedTuple
 from crdtlog import kinds, merging
 from crdtlog.catalog import Tracked
 from crdtlog.connection import escaping_text
+from crdtlog.errors import DamagedDocument
 from crdtlog.kinds import COUNTER, NAMES, counter
 from crdtlog.merging import Name
 from crdtlog.rows import document_key
@@ -50,7 +51,10 @@ def _beyond_range(state: State, tracked: Tracked, names: dict[int, str]) -> Iter
         "SELECT key, slot, writer, seq, state FROM crdtlog__merge WHERE tab = ? AND kind = ? AND seq > 0",
         (tracked.number, COUNTER),
     ).fetchall():
-        added = merging.load(state, tracked, key).added(Name(slot, writer, seq, COUNTER))
+        try:
+            added = merging.load(state, tracked, key).added(Name(slot, writer, seq, COUNTER))
+        except DamagedDocument:
+            continue  # `check` tells of those
         if counter.overflows(unpack_own(data), added):
             reason = "its steps add up beyond what the column can hold: the nearest number shows"
             yield Unmerged(tracked.name, names[slot], NAMES[COUNTER], 1, str(key), reason)

@@ -21,8 +21,8 @@ from crdtlog.catalog import Tracked
 from crdtlog.connection import execute_rows, fetch
 from crdtlog.document import Version
 from crdtlog.entry import Patch
-from crdtlog.errors import EntryRefused, Malformed
-from crdtlog.kinds import COUNTER, Base, Failure, Origin, counter
+from crdtlog.errors import DamagedDocument, EntryRefused, Malformed
+from crdtlog.kinds import COUNTER, TEXT, Base, Failure, Origin, counter
 from crdtlog.kinds.counter import Begun, Sum
 from crdtlog.state import State
 from crdtlog.values import Key, Value, has_odd_text, normal_key, pack, unpack_own
@@ -93,14 +93,29 @@ def load(state: State, tracked: Tracked, name: Value) -> RowDocs:
         "SELECT slot, writer, seq, kind, state, versions, problem FROM crdtlog__merge WHERE tab = ? AND key = ?",
         (tracked.number, name),
     ):
-        if (writer, seq) == _SUM:
-            found.sums[slot], begun = counter.decode_own(data)
-            for (id_, number), item in begun.items():
-                found.begun[Name(slot, state.log.writers[id_].number, number, COUNTER)] = item
-        else:
-            dots = {(w, s) for w, s in unpack_own(versions)}
-            found.docs[Name(slot, writer, seq, kind)] = Doc(data, dots, problem)
+        try:
+            if (writer, seq) == _SUM:
+                found.sums[slot], begun = counter.decode_own(data)
+                for (id_, number), item in begun.items():
+                    found.begun[Name(slot, state.log.writers[id_].number, number, COUNTER)] = item
+            else:
+                dots = {(w, s) for w, s in unpack_own(versions)}
+                found.docs[Name(slot, writer, seq, kind)] = Doc(_readable(kind, data), dots, problem)
+        except (ValueError, TypeError, KeyError) as error:
+            raise DamagedDocument(
+                f"what stands beside row {name!r} of {tracked.name} for merging was damaged in the file",
+                f"Build it anew from the log: crdtlog check {state.path} --fix",
+            ) from error
     return found
+
+
+def _readable(kind: int, data: object) -> bytes:
+    """A document's bytes. Raises `TypeError`, `ValueError` for what nobody wrote."""
+    if not isinstance(data, bytes):
+        raise TypeError("a document is bytes")
+    if kind != TEXT and data:
+        unpack_own(data)
+    return data
 
 
 def store(state: State, tracked: Tracked, name: Value, docs: RowDocs) -> int:

@@ -71,6 +71,7 @@ def check(context: click.Context, file: Path, fix: bool, as_json: bool) -> None:
         crdtlog check notes.db --fix
     """
     with opened(file) as database:
+        mended = database.mend() if fix else 0  # before draining, which reads them
         drain(database)
         with progress_bar() as progress:
             found = differences(database, progress)
@@ -80,12 +81,14 @@ def check(context: click.Context, file: Path, fix: bool, as_json: bool) -> None:
             else:
                 left = found
         paused = {table.name: table.paused for table in database.tables() if table.paused}
-    in_order = not any(item.total for item in left) and not paused
+    in_order = not any(item.total or item.damaged for item in left) and not paused
     if as_json:
         tables = [item._asdict() | {"total": item.total} for item in found]
         stopped = [{"table": name, "why": why} for name, why in paused.items()]
-        show_json({"ok": in_order, "fixed": fix, "tables": tables, "paused": stopped})
+        show_json({"ok": in_order, "fixed": fix, "mended": mended, "tables": tables, "paused": stopped})
     else:
+        if mended:
+            say(f"Built the merge documents of {count(mended, 'row')} anew from the log.")
         _tell(found, fix=fix, file=file)
     if not in_order:
         context.exit(EXIT_NOT_IN_ORDER)
@@ -113,5 +116,9 @@ def _tell(found: list["Difference"], *, fix: bool, file: Path) -> None:
         say(f"Took in {count(total, 'row')} as changed now.")
     else:
         say(f"{count(total, 'row')} differ. If the rows are right: crdtlog check {file} --fix")
+    if damaged := sum(item.damaged for item in found):
+        say(
+            f"The merge documents of {count(damaged, 'row')} are damaged. Mend them: crdtlog check {file} --fix"
+        )
     if any(item.null_keys for item in found):
         say("Rows whose key is NULL are not replicated; give them a key.")

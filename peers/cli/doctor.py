@@ -181,6 +181,12 @@ def _rows(database: "Database") -> Iterator[Finding]:
     waiting = {table.name: table.waiting for table in database.tables() if not table.paused}
     for item in database.check():
         rows = f"{count(item.total, 'row')} of {item.table}"
+        if item.damaged:
+            yield Finding(
+                "damaged", "problem",
+                f"the merge documents of {count(item.damaged, 'row')} of {item.table} are not what the log says",
+                f"Build them anew: crdtlog check {database.path} --fix",
+            )  # fmt: skip
         if item.null_keys:
             yield Finding(
                 "null keys", "note", f"{count(item.null_keys, 'row')} of {item.table} have a NULL key and stay here",

@@ -260,10 +260,24 @@ def test_check_finds_and_fixes_what_was_not_captured(shared: Path, crdtlog: Crdt
     fixed = crdtlog("check", shared, "--fix", "--json").json
 
     assert_shape(found, documented("check"))
-    counts = {"without_document": 1, "changed": 1, "missing": 1, "null_keys": 0, "total": 3}
+    counts = {"without_document": 1, "changed": 1, "missing": 1, "null_keys": 0, "damaged": 0, "total": 3}
     assert found["tables"] == fixed["tables"] == [{"table": "notes", **counts}]
     assert (found["ok"], found["fixed"], fixed["ok"], fixed["fixed"]) == (False, False, True, True)
     assert "1 inserted, 1 updated, 1 deleted" in crdtlog("log", shared).out
+
+
+def test_check_finds_and_mends_merge_documents_that_were_damaged(shared: Path, crdtlog: Crdtlog) -> None:
+    crdtlog("track", shared, "notes", "--merge", "title=text")
+    write(shared, "UPDATE notes SET title = title || ' and more'")
+    assert crdtlog("check", shared, "--json").json["ok"]
+    write(shared, "UPDATE crdtlog__merge SET versions = x'c1'; UPDATE notes SET title = title || '!'")
+
+    assert "check" in crdtlog("check", shared, fails=1).err
+    assert "Build it anew from the log" in crdtlog("doctor", shared, fails=3).out
+    fixed = crdtlog("check", shared, "--fix", "--json").json
+
+    assert (fixed["ok"], fixed["mended"]) == (True, 2)
+    assert crdtlog("check", shared, "--json").json["mended"] == 0
 
 
 def test_check_of_a_file_in_order(shared: Path, crdtlog: Crdtlog) -> None:

@@ -1,0 +1,269 @@
+"""Merge documents built anew from the log, where what stands beside a row is not what the log says (a damaged file).
+
+Everything in `crdtlog__merge` follows from the log and from which versions of a cell there are. Documents that were set
+aside stay so. What a document shows is put into the row, unless a program has changed that cell since.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from crdtlog import clock, document, merging
+from crdtlog.catalog import Tracked
+from crdtlog.connection import execute_rows, fetch
+from crdtlog.document import Version
+from crdtlog.entry import Patch
+from crdtlog.errors import CrdtlogError
+from crdtlog.kinds import COUNTER, TEXT, Failure, Merge, Origin, counter
+from crdtlog.kinds.counter import Begun
+from crdtlog.merging import Doc, Name, RowDocs
+from crdtlog.rows import document_key
+from crdtlog.state import State
+from crdtlog.values import HASH_BYTES, Key, Value, hash_rows, normal_key, pack, same
+
+
+class _Step(NamedTuple):
+    dot: tuple[int, int]
+    data: bytes
+    origin: Origin
+
+
+@dataclass
+class _Row:
+    """A row that was patched: the patches of each document, in causal order."""
+
+    key: Key
+    steps: dict[Name, list[_Step]] = field(default_factory=dict)
+
+
+class Mended(NamedTuple):
+    """A row whose documents are not what the log says: those that should be there, and what they show."""
+
+    tracked: Tracked
+    name: Value
+    key: Key | None
+    docs: RowDocs
+    shown: dict[Name, Value]
+
+
+def damaged_rows(state: State) -> dict[str, int]:
+    """By table, how many rows' documents are not what the log says. Writes nothing."""
+    state.warm(state.tables.values())
+    return Counter(item.tracked.name for item in differing(state))
+
+
+def mend_all(state: State) -> int:
+    """Build such documents anew, in one transaction; returns how many rows'."""
+    state.warm(state.tables.values())
+    with state.transaction():
+        found = list(differing(state))
+        for item in found:
+            mend(state, item)
+        if found:
+            state.bump()
+    return len(found)
+
+
+def differing(state: State) -> Iterator[Mended]:
+    """All such rows. Reads the whole log once for each table with columns that merge, or once merged."""
+    for tracked in state.tables.values():
+        if tracked.paused:
+            continue
+        patched = _patched(state, tracked)
+        names = "SELECT DISTINCT key FROM crdtlog__merge WHERE tab = ?"
+        for (name,) in state.connection.execute(names, (tracked.number,)).fetchall():
+            if name not in patched:
+                yield Mended(tracked, name, None, RowDocs(), {})
+        for name, row in patched.items():
+            try:
+                stored: RowDocs | None = merging.load(state, tracked, name)
+            except CrdtlogError:
+                stored = None
+            docs, shown = _expected(state, tracked, name, row, stored)
+            if stored is None or not _equal(state, tracked, stored, docs, shown):
+                yield Mended(tracked, name, row.key, docs, shown)
+
+
+def mend(state: State, item: Mended) -> None:
+    """Store the documents of a row as they should be, and have the row show them; inside the caller's transaction."""
+    tracked = item.tracked
+    kept = merging.store(state, tracked, item.name, item.docs)
+    if item.key is None:
+        return
+    sql = "SELECT count(*) FROM crdtlog__loser WHERE tab = ? AND key = ?"
+    kept += state.connection.execute(sql, (tracked.number, item.name)).fetchone()[0]
+    state.connection.execute(
+        f"UPDATE {tracked.rows_name} SET losers = ? WHERE {tracked.where_document}", (kept, *item.key)
+    )
+    _show(state, item)
+
+
+# --- what the log says --------------------------------------------------------------------------------------------
+
+
+def _patched(state: State, tracked: Tracked) -> dict[Value, _Row]:
+    if not state.connection.execute(
+        "SELECT 1 FROM crdtlog__kind WHERE tab = ?1 UNION SELECT 1 FROM crdtlog__merge WHERE tab = ?1",
+        (tracked.number,),
+    ).fetchone():
+        return {}
+    rows: dict[Value, _Row] = {}
+    sql = "SELECT writer, seq FROM crdtlog__log WHERE kind = 'data' ORDER BY position"
+    for number, seq in state.connection.execute(sql).fetchall():
+        for section in state.log.sections(number, seq):
+            if section.table != tracked.table_id:
+                continue
+            for slot, column in section.patches.items():
+                for index, patch in enumerate(column):
+                    if patch is None:
+                        continue
+                    key = normal_key(section.key(index), tracked.collations)
+                    row = rows.setdefault(document_key(tracked, key), _Row(key))
+                    origin = Origin(section.stamps[index], state.log.ids[number], seq)
+                    _note(state, row, slot, patch, _Step((number, seq), patch.data, origin))
+    return rows
+
+
+def _note(state: State, row: _Row, slot: int, patch: Patch, step: _Step) -> None:
+    row.steps.setdefault(merging.name_of(state, slot, patch), []).append(step)
+
+
+def _versions(state: State, tracked: Tracked, name: Value, key: Key) -> dict[int, list[Version]]:
+    """The versions of each cell, the showing one first."""
+    w, s, at, dead, strata = state.connection.execute(
+        f"SELECT w, s, at, dead, strata FROM {tracked.rows_name} WHERE {tracked.where_document}", key
+    ).fetchone()
+    compact = document.Compact(w, s, clock.from_sql(at), bool(dead), strata or b"")
+    showing = document.expand(compact, tracked.slots).showing
+    versions = {slot: [version] for slot, version in showing.items()}
+    for slot, writer, seq, stamp in state.connection.execute(
+        "SELECT slot, writer, seq, stamp FROM crdtlog__loser WHERE tab = ? AND key = ? AND slot > 0",
+        (tracked.number, name),
+    ):
+        versions[slot].append(Version(clock.from_sql(stamp), writer, seq))
+    return versions
+
+
+def _expected(
+    state: State, tracked: Tracked, name: Value, row: _Row, stored: RowDocs | None
+) -> tuple[RowDocs, dict[Name, Value]]:
+    docs, shown = RowDocs(), dict[Name, Value]()
+    versions = _versions(state, tracked, name, row.key)
+    for of, steps in row.steps.items():
+        if of.kind == COUNTER:
+            _count(docs, of, steps)
+    for of, steps in row.steps.items():
+        here = {(version.writer, version.seq) for version in versions[of.slot]}
+        dots = {step.dot for step in steps} & here
+        if not dots:
+            continue
+        before = stored.docs.get(of) if stored else None
+        if before is not None and before.problem is not None:
+            docs.docs[of] = Doc(before.state, dots, before.problem)
+            continue
+        base, _ = merging.base_of(state, tracked, row.key, of.slot, (of.writer, of.seq))
+        if of.kind == COUNTER:
+            docs.docs[of] = Doc(pack(base.value), dots)
+            shown[of] = merging.show(state, tracked, of, docs)
+            continue
+        job = Merge(None, base, [(step.data, step.origin) for step in steps])
+        (merged,) = state.documents(of.kind).merge([job])
+        if isinstance(merged, Failure):
+            docs.docs[of] = Doc(b"", dots, f"its changes cannot be merged ({merged.reason})")
+        else:
+            docs.docs[of] = Doc(merged.state, dots)
+            shown[of] = merging.as_stored(state, tracked.affinity(of.slot), merged.shown)
+    return docs, shown
+
+
+def _count(docs: RowDocs, of: Name, steps: list[_Step]) -> None:
+    for step in steps:
+        added = docs.sums.get(of.slot, counter.ZERO)
+        docs.sums[of.slot] = counter.add(added, counter.decode(step.data))
+        before = counter.decode_before(step.data)
+        if before is not None:
+            docs.begin(of, Begun(step.origin.stamp, step.origin.writer, before))
+
+
+def _equal(state: State, tracked: Tracked, stored: RowDocs, docs: RowDocs, shown: dict[Name, Value]) -> bool:
+    """Whether documents are the same. A text's bytes depend on the order of its changes: it must show the same."""
+    if (stored.sums, stored.begun) != (docs.sums, docs.begun) or stored.docs.keys() != docs.docs.keys():
+        return False
+    for of, doc in docs.docs.items():
+        other = stored.docs[of]
+        if other.versions != doc.versions:
+            return False
+        if of.kind != TEXT or doc.problem is not None:
+            if other.state != doc.state:
+                return False
+        else:
+            try:
+                if not same(merging.show(state, tracked, of, stored), shown[of]):
+                    return False
+            except CrdtlogError:
+                return False
+    return True
+
+
+# --- what shows ---------------------------------------------------------------------------------------------------
+
+
+def _show(state: State, item: Mended) -> None:
+    tracked, key = item.tracked, item.key
+    assert key is not None
+    (dead, hashes) = state.connection.execute(
+        f"SELECT dead, hashes FROM {tracked.rows_name} WHERE {tracked.where_document}", key
+    ).fetchone()
+    slots = {of.slot for of in item.docs.docs} | item.docs.sums.keys()
+    for slot, versions in _versions(state, tracked, item.name, key).items():
+        if slot not in slots:
+            continue
+        values = {version: _value(state, item, slot, version) for version in versions}
+        showing = values[versions[0]]
+        if not dead and showing is not None and hashes is not None:
+            hashes = _write_cell(state, item, slot, showing[0], hashes)
+        for version in versions[1:]:
+            if (value := values[version]) is not None:
+                where = "tab = ? AND key = ? AND slot = ? AND writer = ? AND seq = ?"
+                row = (value[0], tracked.number, item.name, slot, version.writer, version.seq)
+                sql = f"UPDATE crdtlog__loser SET value = ? WHERE {where}"
+                execute_rows(state.connection, sql, [row], odd=True)
+
+
+def _value(state: State, item: Mended, slot: int, version: Version) -> tuple[Value] | None:
+    """What a version shows, if that depends on a document or on a sum."""
+    dot = (version.writer, version.seq)
+    of = item.docs.of(slot, dot)
+    if of is not None:
+        return (item.shown[of],) if of in item.shown else None
+    if slot not in item.docs.sums or item.key is None:
+        return None
+    base, counts = merging.base_of(state, item.tracked, item.key, slot, dot)
+    if not counts:
+        return None
+    value = counter.shown(base.value, item.docs.sums[slot])
+    return (merging.as_stored(state, item.tracked.affinity(slot), value),)
+
+
+def _write_cell(state: State, item: Mended, slot: int, value: Value, hashes: bytes) -> bytes:
+    """Have the row hold a value, unless a program wrote there since; returns the hashes of its document."""
+    tracked, key = item.tracked, item.key
+    assert key is not None
+    index = tracked.cell_slots.index(slot)
+    at = index * HASH_BYTES
+    (digest,) = hash_rows([(value,)], 1, state.seed)
+    if hashes[at : at + HASH_BYTES] == digest:
+        return hashes
+    name = tracked.cell_names[index]
+    rows, _ = fetch(
+        state.connection, f"SELECT {name} FROM main.{tracked.quoted} WHERE {tracked.where_key}", key
+    )
+    if rows and hash_rows([(rows[0][0],)], 1, state.seed)[0] == hashes[at : at + HASH_BYTES]:
+        sql = f"UPDATE main.{tracked.quoted} SET {name} = ? WHERE {tracked.where_key}"
+        execute_rows(state.connection, sql, [(value, *key)], odd=True)
+    hashes = hashes[:at] + digest + hashes[at + HASH_BYTES :]
+    state.connection.execute(
+        f"UPDATE {tracked.rows_name} SET hashes = ? WHERE {tracked.where_document}", (hashes, *key)
+    )
+    return hashes
