@@ -9,13 +9,13 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from crdtlog import changes, drain, entry, members
-from crdtlog.ahead import forget, merge_ahead
+from crdtlog import ahead, changes, drain, entry, members
 from crdtlog.apply import CaptureFirst, apply_data
 from crdtlog.device import verify_bytes
 from crdtlog.drain import Drainer
 from crdtlog.entry import Entry, Signed
 from crdtlog.errors import CrdtlogError, EntryRefused
+from crdtlog.kinds import WorkFirst
 from crdtlog.state import State
 from crdtlog.versions import device_of
 
@@ -36,7 +36,7 @@ def apply(state: State, drainer: Drainer, signed: Sequence[bytes], hold_ms: floa
     try:
         return _apply(state, drainer, signed, hold_ms)
     finally:
-        forget(state)
+        ahead.forget(state)
 
 
 def _apply(state: State, drainer: Drainer, signed: Sequence[bytes], hold_ms: float) -> Applied:
@@ -45,12 +45,13 @@ def _apply(state: State, drainer: Drainer, signed: Sequence[bytes], hold_ms: flo
         state.refresh()
         drainer.prepare()
         state.warm(state.tables.values())
-        signed = signed[: merge_ahead(state, signed)]
+        signed = signed[: ahead.merge_ahead(state, signed)]
         try:
             with state.transaction():
                 if not drainer.settle():
                     continue
-                return _apply_some(state, signed, time.monotonic() + hold_ms / 1000)
+                with ahead.looked_up(state):
+                    return _apply_some(state, signed, time.monotonic() + hold_ms / 1000)
         except CaptureFirst as signal:
             attempts += 1
             if attempts > _CAPTURE_ATTEMPTS:
@@ -59,6 +60,8 @@ def _apply(state: State, drainer: Drainer, signed: Sequence[bytes], hold_ms: flo
                     "Run `crdtlog check`.",
                 ) from None
             _capture(state, signal)
+        except WorkFirst as signal:
+            ahead.work(state, signal.jobs)
 
 
 def _apply_some(state: State, signed: Sequence[bytes], until: float) -> Applied:
@@ -69,7 +72,7 @@ def _apply_some(state: State, signed: Sequence[bytes], until: float) -> Applied:
             connection.execute("SAVEPOINT entry")
         try:
             accepted = _accept(state, blob)
-        except (CrdtlogError, CaptureFirst):
+        except (CrdtlogError, CaptureFirst, WorkFirst):
             if not index:
                 raise
             connection.execute("ROLLBACK TO entry")

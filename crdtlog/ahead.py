@@ -1,27 +1,41 @@
 """Text patches merged ahead of the write lock: whatever a hostile one does to the worker, no other program waits.
 
 Reads entries and documents as they are now, and has each text patch merged once; `texts` remembers the results. Under
-the lock the same questions have their answers. What changed in between, or cannot be read here, is worked on then.
+the lock the same questions have their answers. Where one has none (something changed in between, or a document must be
+built anew from the log), the lock is given back, and taken again once there is one.
 """
 
 import time
 from collections.abc import Sequence
-from typing import cast
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from crdtlog import entry, merging
 from crdtlog.catalog import Tracked
 from crdtlog.entry import Patch, Section
 from crdtlog.errors import CrdtlogError
-from crdtlog.kinds import TEXT, Base, Merge, Merged, Origin
+from crdtlog.kinds import TEXT, Failure, Merge, Merged, Origin
 from crdtlog.merging import Name
 from crdtlog.rows import document_key
 from crdtlog.state import State
-from crdtlog.texts import TextDocuments
+
+if TYPE_CHECKING:
+    from crdtlog.texts import TextDocuments
 
 #: So long at a time; the next call goes on with the entries that are left.
 _SECONDS = 0.5
 
-_Ends = dict[tuple[int, object, Name], bytes]
+_Place = tuple[int, object, Name]
+
+
+class _End(NamedTuple):
+    """A document as entries so far leave it: its state, and the patches that are set aside."""
+
+    state: bytes
+    aside: list[tuple[bytes, Origin]]
+
+
+_Ends = dict[_Place, _End | None]
 
 
 def merge_ahead(state: State, signed: Sequence[bytes]) -> int:
@@ -41,14 +55,25 @@ def merge_ahead(state: State, signed: Sequence[bytes]) -> int:
     return len(signed)
 
 
+def looked_up(state: State) -> AbstractContextManager[None]:
+    """Within, texts are merged only by what is remembered: what is not signals `WorkFirst`."""
+    return _texts(state).looked_up()
+
+
+def work(state: State, jobs: Sequence[Merge]) -> None:
+    """Do what was missing under the lock, and remember it."""
+    _texts(state).remember()
+    _texts(state).merge(jobs)
+
+
 def forget(state: State) -> None:
     """The results are of no use any more."""
     if state.has_texts:
         _texts(state).forget()
 
 
-def _texts(state: State) -> TextDocuments:
-    return cast(TextDocuments, state.documents(TEXT))
+def _texts(state: State) -> "TextDocuments":
+    return cast("TextDocuments", state.documents(TEXT))
 
 
 def _merge_entry(state: State, blob: bytes, ends: _Ends) -> None:
@@ -56,18 +81,18 @@ def _merge_entry(state: State, blob: bytes, ends: _Ends) -> None:
     writer = state.log.writers.get(item.writer)
     if item.kind != "data" or (writer is not None and item.seq <= writer.seq):
         return
-    jobs: list[tuple[tuple[int, object, Name], Merge]] = []
+    jobs: list[tuple[_Place, Merge]] = []
     for section in entry.decode_data(item.payload(), item.first_stamp, item.last_stamp).sections:
         tracked = state.tables.get(section.table)
         for slot, column in section.patches.items() if tracked is not None else ():
             for row, patch in enumerate(column):
                 if patch is not None and patch.kind == TEXT and tracked is not None:
                     origin = Origin(section.stamps[row], item.writer, item.seq)
-                    jobs.append(_job(state, tracked, section, row, slot, patch, origin, ends))
+                    if job := _job(state, tracked, section, row, slot, patch, origin, ends):
+                        jobs.append(job)
     done = _texts(state).merge([job for _, job in jobs]) if jobs else []
-    for (place, _), merged in zip(jobs, done, strict=True):
-        if isinstance(merged, Merged):
-            ends[place] = merged.state
+    for (place, asked), merged in zip(jobs, done, strict=True):
+        ends[place] = None if merged.tried else _end(asked, merged)
 
 
 def _job(
@@ -79,15 +104,28 @@ def _job(
     patch: Patch,
     origin: Origin,
     ends: _Ends,
-) -> tuple[tuple[int, object, Name], Merge]:
+) -> tuple[_Place, Merge] | None:
+    """What a patch asks of its document; None where only all patches to it tell, which is worked on later."""
     key = section.key(row)
     name = document_key(tracked, key)
     of = merging.name_of(state, slot, patch)
     place = (tracked.number, name, of)
-    stored = merging.load(state, tracked, name).docs.get(of)
-    before = ends.get(place) or (stored.state if stored is not None else None)
-    if before is None:
-        base, _ = merging.base_of(state, tracked, key, slot, (of.writer, of.seq))
+    if place in ends:
+        before = ends[place]
+    elif (doc := merging.load(state, tracked, name).docs.get(of)) is not None:
+        before = None
+        if doc.aside is not None:
+            before = _End(doc.state, merging.patches_at(state, tracked, key, of, doc.aside))
     else:
-        base = Base(None, Origin(0, patch.writer, patch.seq))
-    return place, Merge(before, base, [(patch.data, origin)])
+        before = _End(b"", [])
+    if before is None:
+        ends[place] = None
+        return None
+    todo = [*before.aside, (patch.data, origin)]
+    return place, merging.next_job(state, tracked, key, of, before.state, todo)
+
+
+def _end(job: Merge, merged: Merged | Failure) -> _End:
+    state = merged.state if isinstance(merged, Merged) else job.state or b""
+    left = {left.origin for left in merged.left}
+    return _End(state, [item for item in job.patches if item[1] in left])

@@ -33,6 +33,7 @@ CREATE TABLE crdtlog__loser (
     PRIMARY KEY (tab, key, slot, writer, seq)) WITHOUT ROWID;
 CREATE TABLE crdtlog__merge (
     tab INTEGER, key, slot INTEGER, writer INTEGER, seq INTEGER, kind INTEGER, state BLOB, versions BLOB, problem TEXT,
+    aside BLOB,
     PRIMARY KEY (tab, key, slot, writer, seq, kind)) WITHOUT ROWID;
 CREATE TABLE crdtlog__kind (
     tab INTEGER, slot INTEGER, writer INTEGER, seq INTEGER, stamp INTEGER, kind INTEGER,

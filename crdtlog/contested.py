@@ -134,9 +134,9 @@ class Contested:
         """Have a patched document among the row's."""
         name = patched.of
         doc = self.docs.docs.setdefault(name, Doc(patched.state, set()))
-        doc.state, doc.problem = patched.state, patched.problem
+        doc.state, doc.problem, doc.aside = patched.state, patched.problem, patched.aside
         doc.versions.add((self.version.writer, self.version.seq))
-        if patched.problem is None:
+        if not patched.same:
             self.shown[name] = patched.shown
 
     def _count(self, item: OtherPatch) -> None:
@@ -251,7 +251,7 @@ class Contested:
             known = [self.values[of.slot, *dot] for dot in doc.versions if (of.slot, *dot) in self.values]
             if known:
                 self.shown[of] = known[0]
-            elif doc.problem is not None:
+            elif not doc.state:
                 base, _ = merging.base_of(self.state, self.tracked, self.key, of.slot, (of.writer, of.seq))
                 self.shown[of] = base.value
             else:

@@ -162,6 +162,8 @@ class Live(ABC):
         if isinstance(merged, Failure):
             what = "an edit cannot be merged" if patches else "the cell cannot be opened"
             raise StaleDocument(f"{what}: {merged.reason}", _AGAIN)
+        if patches and merged.left:
+            raise StaleDocument(f"an edit cannot be merged: {merged.left[0].reason}", _AGAIN)
         return merged
 
     @contextmanager

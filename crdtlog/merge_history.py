@@ -82,7 +82,10 @@ class PatchedValues:
         done = self._state.documents(of.kind).merge(jobs)
         if not isinstance(done[0], Failure):
             self._whole[of] = done[0].state
-        return None if isinstance(done[-1], Failure) else done[-1].shown
+        last = done[-1]
+        if isinstance(last, Failure) or any(left.origin == step.origin for left in last.left):
+            return None
+        return last.shown
 
 
 def _begun(step: _Step) -> Begun:

@@ -47,11 +47,16 @@ class Name(NamedTuple):
 
 @dataclass(slots=True)
 class Doc:
-    """A stored document; `versions` are the dots of its patches that are versions of the cell."""
+    """A stored document; `versions` are the dots of its patches that are versions of the cell.
+
+    With a problem some patches are not in it: those `aside`, which may find their place beside others yet; or, with
+    `aside` None, any, so that only all patches together tell what it is. No state: it is as it began.
+    """
 
     state: bytes
     versions: set[Dot]
     problem: str | None = None
+    aside: Sequence[Dot] | None = ()
 
 
 @dataclass(slots=True)
@@ -89,8 +94,8 @@ class RowDocs:
 def load(state: State, tracked: Tracked, name: Value) -> RowDocs:
     """The documents beside a row; `name` is its key as `rows.document_key` gives it."""
     found = RowDocs()
-    for slot, writer, seq, kind, data, versions, problem in state.connection.execute(
-        "SELECT slot, writer, seq, kind, state, versions, problem FROM crdtlog__merge WHERE tab = ? AND key = ?",
+    for slot, writer, seq, kind, data, versions, problem, aside in state.connection.execute(
+        "SELECT slot, writer, seq, kind, state, versions, problem, aside FROM crdtlog__merge WHERE tab = ? AND key = ?",
         (tracked.number, name),
     ):
         try:
@@ -100,7 +105,8 @@ def load(state: State, tracked: Tracked, name: Value) -> RowDocs:
                     found.begun[Name(slot, state.log.writers[id_].number, number, COUNTER)] = item
             else:
                 dots = {(w, s) for w, s in unpack_own(versions)}
-                found.docs[Name(slot, writer, seq, kind)] = Doc(_readable(kind, data), dots, problem)
+                left = None if aside is None else [(w, s) for w, s in unpack_own(aside)]
+                found.docs[Name(slot, writer, seq, kind)] = Doc(_readable(kind, data), dots, problem, left)
         except (ValueError, TypeError, KeyError) as error:
             raise DamagedDocument(
                 f"what stands beside row {name!r} of {tracked.name} for merging was damaged in the file",
@@ -122,16 +128,24 @@ def store(state: State, tracked: Tracked, name: Value, docs: RowDocs) -> int:
     """Replace the documents beside a row by these; returns how many things are stored."""
     state.connection.execute("DELETE FROM crdtlog__merge WHERE tab = ? AND key = ?", (tracked.number, name))
     rows: list[tuple[object, ...]] = [
-        (tracked.number, name, *of, doc.state, pack(sorted(doc.versions)), doc.problem)
+        (
+            tracked.number,
+            name,
+            *of,
+            doc.state,
+            pack(sorted(doc.versions)),
+            doc.problem,
+            None if doc.aside is None else pack(sorted(doc.aside)),
+        )
         for of, doc in docs.docs.items()
     ]
     for slot, added in docs.sums.items():
         begun = {(state.log.ids[of.writer], of.seq): b for of, b in docs.begun.items() if of.slot == slot}
         rows.append(
-            (tracked.number, name, slot, *_SUM, COUNTER, counter.encode_own(added, begun), None, None)
+            (tracked.number, name, slot, *_SUM, COUNTER, counter.encode_own(added, begun), None, None, None)
         )
     execute_rows(
-        state.connection, "INSERT INTO crdtlog__merge VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows, odd=False
+        state.connection, "INSERT INTO crdtlog__merge VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows, odd=False
     )
     return len(rows)
 
@@ -381,50 +395,113 @@ class OtherPatch(NamedTuple):
 
 
 class Patched(NamedTuple):
-    """A document after a patch: its state and what it shows; a failure leaves both as they were."""
+    """A document after a patch: as `Doc`, and what it shows; with `same`, what it showed before.
+
+    Which patches are left out of it is the same on every device that has the same patches.
+    """
 
     of: Name
     state: bytes
     shown: Value
     problem: str | None = None
+    aside: Sequence[Dot] | None = ()
+    same: bool = False
 
 
 def merge_others(state: State, tracked: Tracked, patches: Sequence[OtherPatch]) -> list[Patched]:
     """Put others' patches into their documents (counters excepted); stores nothing."""
-    result: dict[int, Patched] = {}
-    jobs: dict[int, list[tuple[int, Name, kinds.Merge]]] = {}
     names = [named(state, tracked, item) for item in patches]
-    gone = {
-        index: (of, normal_key(item.key, tracked.collations))
-        for index, (of, item) in enumerate(zip(names, patches, strict=True))
-        if of not in item.docs.docs and (of.writer, of.seq) not in item.live
-    }
-    rebuilt = _rebuilt_patches(state, tracked, gone.values()) if gone else {}
+    jobs: dict[int, kinds.Merge] = {}
+    anew = []
     for index, (of, item) in enumerate(zip(names, patches, strict=True)):
-        stored = item.docs.docs.get(of)
-        if stored is not None and stored.problem is not None:
-            result[index] = Patched(of, stored.state, None, stored.problem)
-            continue
-        todo = [(item.patch.data, item.origin)]
-        if stored is not None:
-            job = kinds.Merge(stored.state, _begun_by(state, of), todo)
+        doc = item.docs.docs.get(of)
+        if doc is not None and doc.aside is not None:
+            left = patches_at(state, tracked, item.key, of, doc.aside)
+            jobs[index] = next_job(
+                state, tracked, item.key, of, doc.state, [*left, (item.patch.data, item.origin)]
+            )
+        elif doc is None and (of.writer, of.seq) in item.live:
+            jobs[index] = next_job(state, tracked, item.key, of, b"", [(item.patch.data, item.origin)])
         else:
-            base, _ = base_of(state, tracked, item.key, item.slot, (of.writer, of.seq))
-            if index in gone:
-                todo = rebuilt[gone[index]] + todo
-            job = kinds.Merge(None, base, todo)
-        jobs.setdefault(of.kind, []).append((index, of, job))
-    for kind, some in jobs.items():
-        done = state.documents(kind).merge([job for _, _, job in some])
-        for (index, of, job), merged in zip(some, done, strict=True):
-            if isinstance(merged, Failure):
-                device = device_of(patches[index].origin.writer)
-                reason = f"a change by {state.device_name(device)} cannot be merged ({merged.reason})"
-                result[index] = Patched(of, job.state or b"", None, reason)
-            else:
-                shown = as_stored(state, tracked.affinity(of.slot), merged.shown)
-                result[index] = Patched(of, merged.state, shown)
-    return [result[index] for index in range(len(patches))]
+            anew.append(index)
+    done = _run(state, names, jobs)
+    # What goes wrong with some patch can depend on those before it: together, they are the same on every device.
+    anew += [i for i, result in done.items() if result.tried and names[i] in patches[i].docs.docs]
+    if anew:
+        wanted = {index: (names[index], normal_key(patches[index].key, tracked.collations)) for index in anew}
+        rebuilt = _rebuilt_patches(state, tracked, wanted.values())
+        for index in anew:
+            of, item = names[index], patches[index]
+            todo = [*rebuilt[wanted[index]], (item.patch.data, item.origin)]
+            jobs[index] = next_job(state, tracked, item.key, of, b"", todo)
+        done |= _run(state, names, {index: jobs[index] for index in anew})
+    return [
+        _patched(state, tracked, of, item, jobs[index], done[index])
+        for index, (of, item) in enumerate(zip(names, patches, strict=True))
+    ]
+
+
+def next_job(
+    state: State,
+    tracked: Tracked,
+    key: Key,
+    of: Name,
+    before: bytes,
+    todo: Sequence[tuple[bytes, Origin]],
+) -> kinds.Merge:
+    """How patches are put into a document that has that state, or none while it is as it began."""
+    if before:
+        return kinds.Merge(before, _begun_by(state, of), todo)
+    base, _ = base_of(state, tracked, key, of.slot, (of.writer, of.seq))
+    return kinds.Merge(None, base, todo)
+
+
+def patches_at(
+    state: State, tracked: Tracked, key: Key, of: Name, dots: Iterable[Dot]
+) -> list[tuple[bytes, Origin]]:
+    """The patches that some entries hold for a document, from the log."""
+    found = []
+    for number, seq in dots:
+        section, row = state.log.written(number, seq, tracked.table_id, key, tracked.collations)
+        patch = section.patches[of.slot][row]
+        assert patch is not None, "a patch was left out that its entry does not hold"
+        found.append((patch.data, Origin(section.stamps[row], state.log.ids[number], seq)))
+    return found
+
+
+def _run(
+    state: State, names: Sequence[Name], jobs: dict[int, kinds.Merge]
+) -> dict[int, kinds.Merged | Failure]:
+    """Have jobs done, those of one kind together."""
+    kind_of = {index: names[index].kind for index in jobs}
+    done: dict[int, kinds.Merged | Failure] = {}
+    for kind in dict.fromkeys(kind_of.values()):
+        some = [index for index in jobs if kind_of[index] == kind]
+        done |= zip(some, state.documents(kind).merge([jobs[index] for index in some]), strict=True)
+    return done
+
+
+def _patched(
+    state: State,
+    tracked: Tracked,
+    of: Name,
+    item: OtherPatch,
+    job: kinds.Merge,
+    result: kinds.Merged | Failure,
+) -> Patched:
+    problem, aside = None, None
+    if result.left or isinstance(result, Failure):
+        first = min(result.left, default=kinds.LeftOut(item.origin, getattr(result, "reason", "")))
+        device = device_of(first.origin.writer)
+        problem = f"a change by {state.device_name(device)} cannot be merged ({first.reason})"
+    if not result.tried:
+        aside = [(state.log.writer(left.origin.writer).number, left.origin.seq) for left in result.left]
+    if not isinstance(result, Failure):
+        shown = as_stored(state, tracked.affinity(of.slot), result.shown)
+        return Patched(of, result.state, shown, problem, aside if problem else ())
+    if job.state is not None:
+        return Patched(of, job.state, None, problem, aside, same=True)
+    return Patched(of, b"", job.base.value, problem, aside)
 
 
 def named(state: State, tracked: Tracked, item: OtherPatch) -> Name:

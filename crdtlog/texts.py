@@ -6,16 +6,17 @@ plain SQL never use a number twice. Lane b"" is that of diffs.
 """
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from crdtlog.errors import Malformed
-from crdtlog.kinds import Base, Edit, Edited, Failure, Merge, Merged, Origin, text, textdiff
+from crdtlog.kinds import Base, Edit, Edited, Failure, LeftOut, Merge, Merged, Origin, WorkFirst, text, textdiff
 from crdtlog.textworker.client import TextWorker
 from crdtlog.versions import WRITER_BYTES
 
 LANE_BYTES = 8
 
-_Question = tuple[text.Dot, text.Base, tuple[tuple[bytes, bytes], ...]]
+_Question = tuple[text.Dot, text.Base, tuple[tuple[bytes, Origin], ...]]
 
 #: What a job may compute beside one second for each megabyte of it, and wait; an honest one takes a hundredth of that.
 _CPU_SECONDS = 1.0
@@ -48,14 +49,25 @@ class TextDocuments:
         self._worker = TextWorker(cpu_seconds=_CPU_SECONDS, stall_seconds=_STALL_SECONDS)
         self._is_warm = False
         self._known: dict[_Question, Merged | Failure] | None = None
+        self._is_looked_up = False
 
     def remember(self) -> None:
         """Remember the results of merges from now on: what was asked ahead of a lock is asked again under it."""
-        self._known = {}
+        if self._known is None:
+            self._known = {}
 
     def forget(self) -> None:
         """Remember no more."""
         self._known = None
+
+    @contextmanager
+    def looked_up(self) -> Iterator[None]:
+        """Within, patches are merged only by what is remembered: what is not signals `WorkFirst`."""
+        self._is_looked_up = True
+        try:
+            yield
+        finally:
+            self._is_looked_up = False
 
     def warm(self) -> None:
         """Have the worker running: its start takes a good part of a second, too long for the write lock."""
@@ -84,11 +96,17 @@ class TextDocuments:
         return [_edited(job, next(results) if id(job) in kept else None) for job in jobs]
 
     def merge(self, jobs: Sequence[Merge]) -> list[Merged | Failure]:
-        """Put patches into each document. Raises `Malformed` for a patch that no honest device writes."""
+        """Put patches into each document. Raises `Malformed` for a patch that no honest device writes.
+
+        Signals `WorkFirst` where that must have been done before.
+        """
         known = self._known
         if known is None:
             return self._merge(jobs)
         asked = [job for job in jobs if _question(job) not in known]
+        # A state without a patch is our own, and was read back when it was made.
+        if self._is_looked_up and any(job.patches for job in asked):
+            raise WorkFirst(asked)
         for job, result in zip(asked, self._merge(asked), strict=True):
             known[_question(job)] = result
         return [known[_question(job)] for job in jobs]
@@ -96,19 +114,28 @@ class TextDocuments:
     def _merge(self, jobs: Sequence[Merge]) -> list[Merged | Failure]:
         if not all(_has_form(job.state, job.base) for job in jobs):
             raise Malformed("a patch of a text to a value that is none")
-        asked: list[text.Job] = []
-        for job in jobs:
-            begun, start = _begun(job.base), _start(job.state, job.base)
-            if job.patches:
-                split = [(origin, *split_lane(patch)) for patch, origin in job.patches if patch]
-                asked.append(
-                    text.Merge(
-                        begun, start, [(origin.writer + lane, update) for origin, lane, update in split]
-                    )
-                )
-            else:
-                asked.append(text.Open(begun, start))
-        return [_merged(job, result) for job, result in zip(jobs, self._worker.run(asked), strict=True)]
+        patches = [_in_order(job.patches) for job in jobs]
+        asked = [_asked(job, some) for job, some in zip(jobs, patches, strict=True)]
+        results = self._worker.run(asked)
+        again = ((job, self._tried_again(job, result)) for job, result in zip(asked, results, strict=True))
+        return [
+            _merged(job, [origin for _, origin in some], result)
+            for (job, result), some in zip(again, patches, strict=True)
+        ]
+
+    def _tried_again(self, job: text.Job, result: text.Result) -> text.Result:
+        """Where patches were told apart by halves: with those that lacked what is in the other half."""
+        while isinstance(job, text.Merge) and isinstance(result, text.Merged) and result.tried:
+            left = sorted(result.refused)
+            if result.state is None or all(why.reason != "missing" for why in result.refused.values()):
+                break
+            patches = [job.patches[at] for at in left]
+            (more,) = self._worker.run([text.Merge(job.begun, result.state, patches)])
+            if not isinstance(more, text.Merged) or more.state is None:
+                break
+            refused = {left[at]: why for at, why in more.refused.items()}
+            result = text.Merged(more.state, more.text, refused, tried=True)
+        return result
 
     def splice(
         self,
@@ -135,8 +162,8 @@ class TextDocuments:
 
 
 def _question(job: Merge) -> _Question:
-    patches = tuple((patch, origin.writer) for patch, origin in job.patches)
-    return _begun(job.base), _start(job.state, job.base), patches
+    patches = sorted(job.patches, key=lambda item: item[1])
+    return _begun(job.base), _start(job.state, job.base), tuple(patches)
 
 
 def _begun(base: Base) -> text.Dot:
@@ -163,16 +190,53 @@ def _edited(job: Edit, result: text.Result | None) -> Edited | Failure:
             raise AssertionError("an edit was answered by something else")
 
 
-def _merged(job: Merge, result: text.Result) -> Merged | Failure:
+def _in_order(patches: Sequence[tuple[bytes, Origin]]) -> list[tuple[bytes, Origin]]:
+    """The patches that say anything, in an order that is the same on every device, each writer's as they were written.
+
+    By time, if their writers tell it truly: should they not go together, those that came later are left out.
+    """
+    latest: dict[bytes, int] = {}
+    placed = []
+    for item in sorted((item for item in patches if item[0]), key=lambda item: item[1][1:]):
+        stamp, writer, seq = item[1]
+        latest[writer] = max(stamp, latest.get(writer, 0))
+        placed.append((latest[writer], writer, seq, item))
+    return [item for *_, item in sorted(placed, key=lambda place: place[:3])]
+
+
+def _asked(job: Merge, patches: Sequence[tuple[bytes, Origin]]) -> text.Job:
+    begun, start = _begun(job.base), _start(job.state, job.base)
+    if not patches:
+        return text.Open(begun, start)
+    split = [(origin, *split_lane(patch)) for patch, origin in patches]
+    return text.Merge(begun, start, [(origin.writer + lane, update) for origin, lane, update in split])
+
+
+def _merged(job: text.Job, origins: list[Origin], result: text.Result) -> Merged | Failure:
     match result:
         case text.Opened(state, shown):
             return Merged(state, shown)
-        case text.Merged(bytes(state), str(shown), refused) if len(job.patches) - 1 not in refused:
-            return Merged(state, shown)
-        case text.Merged(_, _, refused):
-            reason, detail = refused[max(refused)]
-            return Failure(f"{reason}: {detail}")
+        case text.Merged(state, shown, refused, tried) if isinstance(job, text.Merge):
+            left = _left_out(job, origins, refused)
+            if state is None or shown is None:
+                return Failure(left[0].reason, left, tried)
+            return Merged(state, shown, left, tried)
         case text.Failure(reason, detail):
             return Failure(f"{reason}: {detail}")
         case _:
             raise AssertionError("a merge was answered by something else")
+
+
+def _left_out(
+    job: text.Merge, origins: list[Origin], refused: Mapping[int, text.Failure]
+) -> tuple[LeftOut, ...]:
+    """The refused patches, without those behind one of their author's that no other patch will ever help."""
+    left = []
+    barred = set()
+    for at in sorted(refused):
+        author = job.patches[at][0]
+        if author not in barred:
+            left.append(LeftOut(origins[at], f"{refused[at].reason}: {refused[at].detail}"))
+        if refused[at].reason == "malformed":
+            barred.add(author)
+    return tuple(left)

@@ -89,17 +89,40 @@ class Merge(NamedTuple):
     patches: Sequence[tuple[bytes, Origin]]
 
 
-class Merged(NamedTuple):
-    """The document afterwards, and what it shows."""
+class LeftOut(NamedTuple):
+    """Whose patch is not in a document, and why."""
 
-    state: bytes
-    shown: Value
+    origin: Origin
+    reason: str
 
 
 class Failure(NamedTuple):
-    """Why a document could not be worked on; it alone is set aside."""
+    """Why a document is as it was; it alone is set aside. `left`, `tried`: as in `Merged`."""
 
     reason: str
+    left: tuple[LeftOut, ...] = ()
+    tried: bool = True
+
+
+class Merged(NamedTuple):
+    """The document afterwards, and what it shows.
+
+    `left`: the patches that are not in it, without those that can never be because an earlier one of their author is
+    not. With `tried`, they were found by trying: in another order, or beside other patches, it might have been others.
+    """
+
+    state: bytes
+    shown: Value
+    left: tuple[LeftOut, ...] = ()
+    tried: bool = False
+
+
+class WorkFirst(Exception):
+    """Patches must be merged that nobody has merged yet: not under the write lock, but before it is taken again."""
+
+    def __init__(self, jobs: Sequence[Merge]) -> None:
+        super().__init__()
+        self.jobs = jobs
 
 
 class Documents(Protocol):

@@ -56,7 +56,7 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """Asks to merge patches, each with its writer, in this order, which must respect causality: `Merged`."""
+    """Asks to merge patches, each with its writer: `Merged`. Their order is free, but for those of one writer."""
 
     begun: Dot
     base: Base
@@ -83,9 +83,9 @@ Reason = Literal["malformed", "missing", "too large", "unreadable", "crashed", "
 class Failure(NamedTuple):
     """Why something could not be done.
 
-    `malformed`: bytes that no honest device writes. `missing`: a patch that builds on something that is not there; an
-    honest one, delivered out of order, would too. `too large`: beyond what can be merged. `unreadable`: the document
-    itself is damaged. `crashed`, `hung`, `memory`: what it did to a worker that had done nothing else.
+    `malformed`: bytes that no honest device writes. `missing`: a patch that builds on something that is not there, or
+    stands behind one of its writer's that was refused. `too large`: beyond what can be merged. `unreadable`: the
+    document itself is damaged. `crashed`, `hung`, `memory`: what it did to a worker that had done nothing else.
     """
 
     reason: Reason
@@ -95,12 +95,14 @@ class Failure(NamedTuple):
 class Merged(NamedTuple):
     """State and text with all patches but the refused ones, which are named by their place.
 
-    If every patch was refused, state and text are None: the document is what it was.
+    If every patch was refused, state and text are None: the document is what it was. `tried`: some were refused for
+    what they did and not for what they say; in another order, or beside other patches, it might have been others.
     """
 
     state: bytes | None
     text: str | None
     refused: dict[int, Failure]
+    tried: bool = False
 
 
 Job = Open | Edit | Merge

@@ -10,7 +10,7 @@ Deleted text leaves the state (the library collects it); what stays is a few byt
 client deleted.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -35,10 +35,6 @@ _NOBODY = 1
 
 class Unreadable(Exception):
     """A base that the library cannot read: no patch's fault."""
-
-
-class Missing(Malformed):
-    """A patch that builds on something that is not there."""
 
 
 class Document(NamedTuple):
@@ -96,27 +92,18 @@ class Texts:
     def merge(
         self, begun: Dot, base: Base, patches: Sequence[tuple[bytes, bytes]]
     ) -> tuple[bytes | None, bytes | None, dict[int, Failure]]:
-        """Merge patches, each with its writer, in this order: state, text as UTF-8, and which were refused and why.
+        """Merge patches, each with its writer: state, text as UTF-8, and which were refused and why.
 
+        Which are refused depends on the set of patches alone (see `_accepted`), and on their order only for one writer.
         Raises `Malformed` when the patches, though each is well formed, make something that does not hold together.
         """
         document = self._decoded(begun, base)
         clocks = yjs.read_clocks(document.doc.get_state())
-        refused: dict[int, Failure] = {}
-        good = []
-        for place, (writer, patch) in enumerate(patches):
-            try:
-                _continue(clocks, yjs.read_patch(patch, yjs.edit_client(begun, writer)))
-            except Missing as error:
-                refused[place] = Failure("missing", str(error))
-            except Malformed as error:
-                refused[place] = Failure("malformed", str(error))
-            else:
-                good.append(patch)
-        if not good:
+        accepted, refused = _accepted(clocks, begun, patches)
+        if not accepted:
             return None, None, refused
-        for patch in good:
-            document.doc.apply_update(patch)
+        for place in accepted:
+            document.doc.apply_update(patches[place][1])
         state, shown = document.doc.get_update(), str(document.text).encode()
         del document  # a large text is in memory often enough
         self._prove(state, shown, clocks)
@@ -179,15 +166,66 @@ def _copy(state: bytes, client: int) -> Document:
     return Document(doc, doc.get(yjs.ROOT, type=Text), client)
 
 
-def _continue(clocks: dict[int, int], patch: yjs.Patch) -> None:
-    """Account for a patch's items; raises if it does not follow on what is there."""
-    why = yjs.check_present(patch, clocks)
-    if why == "missing":
-        raise Missing("a patch that builds on characters that are not there")
-    if why:
-        raise Malformed("a patch whose items are there already")
-    if patch.length:
-        clocks[patch.client] = patch.clock + patch.length
+def _accepted(
+    clocks: dict[int, int], begun: Dot, patches: Sequence[tuple[bytes, bytes]]
+) -> tuple[list[int], dict[int, Failure]]:
+    """The places of patches that can be applied, in an order that can, and why the others cannot; moves the clocks on.
+
+    Each writer's patches count up to the first that cannot be merged. So more patches by others never make one count
+    less, and whatever order they come in, all devices with the same patches leave out the same.
+    """
+    queues: dict[int, deque[tuple[int, yjs.Patch | Failure]]] = {}
+    for place, (writer, data) in enumerate(patches):
+        client = yjs.edit_client(begun, writer)
+        queues.setdefault(client, deque()).append((place, _read(data, client)))
+    accepted = []
+    why: dict[int, Failure] = {}
+    waiting: dict[int, list[int]] = {}
+    ready = deque(queues)
+    while ready:
+        client = ready.popleft()
+        queue = queues[client]
+        while queue:
+            place, patch = queue[0]
+            found = patch if isinstance(patch, Failure) else _obstacle(patch, clocks)
+            if isinstance(found, Failure):
+                why[client] = found
+                for other, end in patch.named.items() if isinstance(patch, yjs.Patch) else ():
+                    if end > clocks.get(other, 0):
+                        waiting.setdefault(other, []).append(client)
+                        break
+                break
+            queue.popleft()
+            accepted.append(place)
+            if found.length:
+                clocks[client] = found.clock + found.length
+            ready += waiting.pop(client, ())
+    refused = {}
+    for client, queue in queues.items():
+        for at, (place, _) in enumerate(queue):
+            refused[place] = why[client] if not at else _BEHIND
+    return accepted, refused
+
+
+_BEHIND = Failure("missing", "a patch behind one of its author's that is left out")
+
+
+def _read(data: bytes, client: int) -> yjs.Patch | Failure:
+    try:
+        return yjs.read_patch(data, client)
+    except Malformed as error:
+        return Failure("malformed", str(error))
+
+
+def _obstacle(patch: yjs.Patch, clocks: dict[int, int]) -> yjs.Patch | Failure:
+    """The patch, if it follows on what is there."""
+    match yjs.check_present(patch, clocks):
+        case "":
+            return patch
+        case "missing":
+            return Failure("missing", "a patch that builds on characters that are not there")
+        case _:
+            return Failure("malformed", "a patch whose items are there already")
 
 
 def _most_splices(size: int, blocks: int) -> int:

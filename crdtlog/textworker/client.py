@@ -93,7 +93,7 @@ class TextWorker:
             (opened,) = self.run([Open(job.begun, job.base)])
             if isinstance(opened, Failure):
                 return Failure("unreadable", f"{opened.reason}: {opened.detail}")
-            return Merged(None, None, {0: result})
+            return Merged(None, None, {0: result}, tried=True)
         middle = len(job.patches) // 2
         (first,) = self.run([replace(job, patches=job.patches[:middle])])
         if not isinstance(first, Merged):
@@ -106,6 +106,7 @@ class TextWorker:
             first.state if second.state is None else second.state,
             first.text if second.text is None else second.text,
             first.refused | {middle + at: why for at, why in second.refused.items()},
+            tried=True,
         )
 
 

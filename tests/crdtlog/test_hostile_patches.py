@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
+from crdtlog import entry
 from crdtlog.database import Database
 from crdtlog.entry import UPDATE, Patch
-from crdtlog.kinds import COUNTER, JSON, SET, TEXT, counter
+from crdtlog.kinds import COUNTER, JSON, SET, TEXT, Base, Edit, Edited, Merge, Merged, Origin, counter
 from crdtlog.members import encode_merge
 from crdtlog.values import pack
-from tests.crdtlog.devices import apply_all, assert_converged, rows_of, sync, sync_all
+from tests.crdtlog.devices import apply_all, assert_converged, lacking, rows_of, sync, sync_all
 from tests.crdtlog.liar import TABLES, Three, data, next_entry, refused, section, signed, slots, table_id
 
 
@@ -212,3 +213,63 @@ def test_a_set_of_too_many_elements_stops_nobody(three: Three) -> None:
     sync_all([honest, other, liar])
     assert_converged([honest, other, liar], TABLES)
     assert rows_of(honest, "SELECT v FROM t WHERE id = 'k'") == [("[]",)]
+
+
+def texts(three: Three) -> tuple[bytes, int]:
+    """Texts that merge, in every row of `t`; the write that began the one of row `k`."""
+    three.honest.track("t", {"v": "text"})
+    three.honest.execute("UPDATE t SET v = NULL WHERE id = 'k'")
+    three.honest.drain_all()
+    three.honest.execute("UPDATE t SET v = 'some text' WHERE id = 'k'")
+    sync_all([three.honest, three.other, three.liar])
+    return base_dot(three.liar, "t", "k", slots(three.liar, "t")[0])
+
+
+def test_a_patch_that_no_text_can_take_is_left_out_on_every_device(three: Three) -> None:
+    _, honest, other = three
+    begun = texts(three)
+    lie = patch_of(three, "t", "k", 0, Patch(TEXT, *begun, b"\0garbage"))
+    apply_all(other, [lie])  # before the honest change, and on the other device behind it
+    honest.execute("UPDATE t SET v = v || ', and more' WHERE id = 'k'")
+    honest.drain_all()
+    apply_all(honest, [lie])
+    sync_all([honest, other])
+    assert_converged([honest, other], TABLES)
+    assert rows_of(other, "SELECT v FROM t WHERE id = 'k'") == [("some text, and more",)]
+    assert [item.rows for item in honest.unmerged()] == [1]
+    assert honest.unmerged() == other.unmerged()
+    other.execute("UPDATE t SET v = 'anew' WHERE id = 'k'")
+    sync_all([honest, other])
+    assert not honest.unmerged()
+    assert_converged([honest, other], TABLES)
+
+
+def test_a_patch_of_a_text_that_comes_before_what_it_builds_on_takes_effect_with_that(three: Three) -> None:
+    liar, honest, other = three
+    begun = texts(three)
+    honest.execute("UPDATE t SET v = v || ', and more' WHERE id = 'k'")
+    honest.drain_all()
+    (truth,) = lacking(honest, liar)
+    # The liar sees it, and writes as if not.
+    slot = slots(liar, "t")[0]
+    base = Base("some text", Origin(0, *begun))
+    (section_,) = entry.decode_data(
+        (item := entry.decode(entry.split(truth).body)).payload(), item.first_stamp, item.last_stamp
+    ).sections
+    seen = section_.patches[slot][0]
+    assert seen is not None
+    documents = honest._state.documents(TEXT)
+    (merged,) = documents.merge([Merge(None, base, [(seen.data, Origin(0, honest.writer, item.seq))])])
+    assert isinstance(merged, Merged)
+    own = Origin(0, liar._state.writer.id, liar._state.writer.seq + 1)
+    (edited,) = documents.edit([Edit(merged.state, base, "some text, and much more", own)])
+    assert isinstance(edited, Edited)
+    assert edited.patch
+    lie = patch_of(three, "t", "k", 0, Patch(TEXT, *begun, edited.patch))
+    apply_all(other, [lie])
+    assert other.unmerged()
+    apply_all(honest, [lie])
+    sync_all([honest, other])
+    assert_converged([honest, other], TABLES)
+    assert rows_of(other, "SELECT v FROM t WHERE id = 'k'") == [("some text, and much more",)]
+    assert not other.unmerged()

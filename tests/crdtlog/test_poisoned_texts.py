@@ -5,13 +5,24 @@ from collections.abc import Sequence
 
 import pytest
 
+from crdtlog import merging
 from crdtlog.database import Database
 from crdtlog.entry import UPDATE, Patch
 from crdtlog.errors import CrdtlogError
 from crdtlog.kinds import TEXT, Failure, Merge, Merged
-from crdtlog.kinds.yjs import edit_client
+from crdtlog.kinds.yjs import edit_client, start_client
 from crdtlog.texts import TextDocuments, with_lane
-from tests.crdtlog.devices import World, assert_converged, devices, rows_of, send, sync_all, write_apart
+from tests.crdtlog import poison
+from tests.crdtlog.devices import (
+    World,
+    apply_all,
+    assert_converged,
+    devices,
+    rows_of,
+    send,
+    sync_all,
+    write_apart,
+)
 from tests.crdtlog.liar import data, section
 
 TABLE = "CREATE TABLE t (id TEXT PRIMARY KEY, body TEXT, n)"
@@ -25,12 +36,25 @@ def fleet(world: World) -> list[Database]:
     return dbs
 
 
-def lie(liar: Database, update: bytes, *receivers: Database, lane: bytes = b"") -> None:
+def begun(liar: Database) -> tuple[bytes, int]:
+    """The write that began the text: the last of its row, so far."""
+    writer, seq = liar._state.connection.execute(
+        "SELECT w, s FROM crdtlog__row_1 WHERE k1 = 'bad'"
+    ).fetchone()
+    return liar._state.log.ids[writer], seq
+
+
+def lie(
+    liar: Database,
+    update: bytes,
+    *receivers: Database,
+    lane: bytes = b"",
+    of: tuple[bytes, int] | None = None,
+) -> bytes:
     """Sign and hand over an entry that patches one text with these bytes, and changes the other row's number."""
     tracked = liar._state.table("t")
     slot, number = tracked.cell_slots
-    begun = liar._state.connection.execute("SELECT w, s FROM crdtlog__row_1 WHERE k1 = 'bad'").fetchone()
-    patch = Patch(TEXT, liar._state.log.ids[begun[0]], begun[1], with_lane(lane, update))
+    patch = Patch(TEXT, *(of or begun(liar)), with_lane(lane, update))
     entry = data(
         liar,
         section(liar, "t", UPDATE, ["bad"], [None], patches={slot: [patch]}),
@@ -38,14 +62,12 @@ def lie(liar: Database, update: bytes, *receivers: Database, lane: bytes = b"") 
     )
     for db in receivers:
         assert db.apply([entry]).done == 1
+    return entry
 
 
 def updates(liar: Database) -> list[bytes]:
     """Bytes of many kinds: nothing, noise, broken off, another client's, and some that build on what is not there."""
-    writer, seq = liar._state.connection.execute(
-        "SELECT w, s FROM crdtlog__row_1 WHERE k1 = 'bad'"
-    ).fetchone()
-    client = edit_client((liar._state.log.ids[writer], seq), liar.writer)
+    client = edit_client(begun(liar), liar.writer)
 
     def number(value: int) -> bytes:
         out = b""
@@ -68,6 +90,19 @@ def updates(liar: Database) -> list[bytes]:
         item(client, 0) + b"more",
         b"\xff" * 60,
     ]
+
+
+def watch_lock(db: Database, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each text that is merged from now on: whether the write lock of the file was held meanwhile."""
+    held: list[bool] = []
+    work = TextDocuments._merge
+
+    def watched(self: TextDocuments, jobs: Sequence[Merge]) -> list[Merged | Failure]:
+        held.extend([db._state.connection.in_transaction] * len(jobs))
+        return work(self, jobs)
+
+    monkeypatch.setattr(TextDocuments, "_merge", watched)
+    return held
 
 
 @pytest.mark.parametrize("which", range(8))
@@ -101,6 +136,60 @@ def test_edits_of_others_to_a_text_that_was_set_aside_are_conflicts_and_not_lost
     assert "a text with an hour of work" in history
 
 
+def test_lies_that_want_one_place_are_left_out_alike(world: World) -> None:
+    """The first builds on what only some devices have, the second does not; they use the same numbers."""
+    liar, honest, other = fleet(world)
+    write_apart([honest], "UPDATE t SET body = body || ' here' WHERE id = 'bad'")
+    of = begun(liar)
+    lying, writing = edit_client(of, liar.writer), edit_client(of, honest.writer)
+    first = poison.update(poison.string("first", (writing, 0)), client=lying)
+    second = poison.update(poison.string("second", (start_client(of), 0)), client=lying)
+    lies = [lie(liar, update, liar, of=of) for update in (first, second)]
+    apply_all(other, lies)
+    assert other.unmerged()
+    apply_all(honest, lies)
+    sync_all([honest, other])
+    ((shown,),) = rows_of(other, "SELECT body FROM t WHERE id = 'bad'")
+    assert "first" in shown
+    assert "second" not in shown
+    assert other.unmerged()
+    assert honest.unmerged() == other.unmerged()
+    assert_converged([honest, other], ["t"])
+
+
+def test_a_text_with_a_lie_takes_honest_changes_without_reading_the_log_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    liar, honest, other = fleet(world)
+    for n in range(5):
+        write_apart([other], f"UPDATE t SET body = body || ' {n}' WHERE id = 'bad'")
+    lie(liar, b"\xff" * 30, honest)
+    read = []
+    rebuild = merging._rebuilt_patches
+    monkeypatch.setattr(merging, "_rebuilt_patches", lambda *args: read.append(args) or rebuild(*args))
+    send(other, honest)
+    assert rows_of(honest, "SELECT body FROM t WHERE id = 'bad'") == [("a text 0 1 2 3 4",)]
+    assert len(honest.unmerged()) == 1
+    assert not read
+
+
+def test_a_text_that_was_replaced_is_built_anew_while_no_lock_is_held(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, honest, other = fleet(world)
+    write_apart([other], "UPDATE t SET body = body || ' here' WHERE id = 'bad'")
+    sync_all([honest, other])
+    write_apart([honest], "UPDATE t SET body = NULL WHERE id = 'bad'")
+    write_apart([other], "UPDATE t SET body = body || ' and there', n = 5 WHERE id = 'bad'")
+    held = watch_lock(honest, monkeypatch)
+    send(other, honest)
+    assert held
+    assert not any(held)
+    assert rows_of(honest, "SELECT n FROM t WHERE id = 'bad'") == [(5,)]
+    sync_all([honest, other])
+    assert_converged([honest, other], ["t"])
+
+
 def test_a_lane_of_another_length_is_refused(world: World) -> None:
     liar, honest, _ = fleet(world)
     with pytest.raises(CrdtlogError):
@@ -111,14 +200,7 @@ def test_patches_are_worked_on_while_no_lock_is_held(world: World, monkeypatch: 
     liar, honest, other = fleet(world)
     write_apart([other], "UPDATE t SET body = body || ' here'")
     write_apart([other], "UPDATE t SET body = body || ' and there', n = 5")
-    held = []
-    work = TextDocuments._merge
-
-    def watched(self: TextDocuments, jobs: Sequence[Merge]) -> list[Merged | Failure]:
-        held.extend([honest._state.connection.in_transaction] * len(jobs))
-        return work(self, jobs)
-
-    monkeypatch.setattr(TextDocuments, "_merge", watched)
+    held = watch_lock(honest, monkeypatch)
     lie(liar, b"\xff" * 30, honest)
     send(other, honest)
     assert len(held) >= 4
