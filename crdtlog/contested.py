@@ -251,11 +251,8 @@ class Contested:
             known = [self.values[of.slot, *dot] for dot in doc.versions if (of.slot, *dot) in self.values]
             if known:
                 self.shown[of] = known[0]
-            elif not doc.state:
-                base, _ = merging.base_of(self.state, self.tracked, self.key, of.slot, (of.writer, of.seq))
-                self.shown[of] = base.value
             else:
-                self.shown[of] = merging.show(self.state, self.tracked, of, self.docs)
+                self.shown[of] = merging.show(self.state, self.tracked, self.key, of, self.docs)
         return self.shown[of]
 
     def _write_row(self, merged: Merged, shown: dict[int, Value]) -> bytes | None:

@@ -516,9 +516,11 @@ def named(state: State, tracked: Tracked, item: OtherPatch) -> Name:
     return name_of(state, item.slot, item.patch)
 
 
-def show(state: State, tracked: Tracked, of: Name, docs: RowDocs) -> Value:
-    """What a stored document shows."""
+def show(state: State, tracked: Tracked, key: Key, of: Name, docs: RowDocs) -> Value:
+    """What a stored document of a row shows; its base, if nothing could be done with it."""
     doc = docs.docs[of]
+    if not doc.state:
+        return base_of(state, tracked, key, of.slot, (of.writer, of.seq))[0].value
     if of.kind == COUNTER:
         value = counter.shown(unpack_own(doc.state), docs.added(of))
     else:

@@ -175,7 +175,7 @@ def _last_value(state: State, tracked: Tracked, row: Row, slot: int, version: Ve
     """What a version that showed last had made of its cell: its value, or that of the document it belongs to."""
     docs = merging.load(state, tracked, document_key(tracked, row.key))
     if (of := docs.of(slot, (version.writer, version.seq))) is not None:
-        return merging.show(state, tracked, of, docs)
+        return merging.show(state, tracked, row.key, of, docs)
     if slot not in docs.sums:
         write = written_by(state, tracked, row.key, version.writer, version.seq)
         assert write is not None, "a document names an entry that did not write the row"

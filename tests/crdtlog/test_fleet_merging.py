@@ -76,7 +76,7 @@ MIXED = [
             {"name": ["a", "A", "b"]},
             {"doc": DOCUMENTS, "tags": SETS, "n": NUMBERS, "p": PLAIN},
         ),
-        {"doc": "json", "tags": "set", "n": "counter"},
+        {"doc": "json", "tags": "set", "n": "counter", "p": "text"},
     ),
     Mixed(
         Shape(
@@ -121,6 +121,7 @@ CHANGES = {
         "json_set({0}, '$.b[0]', json('[1]'))",
     ],
     "set": ["json_insert({0}, '$[#]', 'c')", "json_remove({0}, '$[0]')"],
+    "text": ["{0} || 'end'", "'begin' || {0}", "replace({0}, 'e', '')", "substr({0}, 2)"],
     "counter": ["{0} + 1", "{0} - 3", "{0} + 0.5", "{0} * 2"],
 }
 #: What a column may become.
@@ -128,6 +129,7 @@ OTHERS = {
     "json": ["json", "set", "register"],
     "set": ["json", "set", "register"],
     "counter": ["counter", "register"],
+    "text": ["text", "json", "register"],
 }
 
 
@@ -137,7 +139,7 @@ def change(draw: st.DrawFn, tables: list[Mixed]) -> str:
     shape, kinds = draw(st.sampled_from(tables))
     column, kind = draw(st.sampled_from(sorted(kinds.items())))
     new = draw(st.sampled_from(CHANGES[kind])).format(quoted(column))
-    valid = f" WHERE json_valid({quoted(column)})" if kind != "counter" else ""
+    valid = f" WHERE json_valid({quoted(column)})" if kind in ("json", "set") else ""
     return f"UPDATE {quoted(shape.name)} SET {quoted(column)} = {new}{valid}"
 
 

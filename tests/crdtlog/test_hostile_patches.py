@@ -244,6 +244,25 @@ def test_a_patch_that_no_text_can_take_is_left_out_on_every_device(three: Three)
     assert_converged([honest, other], TABLES)
 
 
+def test_a_row_whose_text_nothing_could_be_done_with_comes_back(three: Three) -> None:
+    _, honest, other = three
+    begun = texts(three)
+    lie = patch_of(three, "t", "k", 0, Patch(TEXT, *begun, b"\0garbage"))
+    apply_all(other, [lie])
+    sync_all([honest, other])
+    honest.execute("UPDATE t SET n = 77 WHERE id = 'k'")
+    honest.drain_all()
+    other.execute("DELETE FROM t WHERE id = 'k'")
+    other.drain_all()
+    sync_all([honest, other])
+    if not rows_of(other, "SELECT 1 FROM t WHERE id = 'k'"):
+        (lost,) = [item for item in other.conflicts() if item["column"] is None]
+        other.restore_value("t", "k", None, lost["dot"])
+    sync_all([honest, other])
+    assert rows_of(honest, "SELECT v, n FROM t WHERE id = 'k'") == [("some text", 77)]
+    assert_converged([honest, other], TABLES)
+
+
 def test_a_patch_of_a_text_that_comes_before_what_it_builds_on_takes_effect_with_that(three: Three) -> None:
     liar, honest, other = three
     begun = texts(three)
