@@ -132,7 +132,10 @@ def test_pycrdt_reads_bytes_only_in_the_text_worker_or_as_we_have_just_written_t
                     ast.unparse(each.func) if isinstance(each, ast.Call) else "bytes" for each in node.args
                 )
     users = {
-        name for name in MODULES for found in imports(MODULES[name]) if found.name == "crdtlog.kinds.textdoc"
+        (name, found.top_level)
+        for name in MODULES
+        for found in imports(MODULES[name])
+        if found.name == "crdtlog.kinds.textdoc" and not name.startswith("tests.")
     }
 
     assert readers == {
@@ -140,7 +143,7 @@ def test_pycrdt_reads_bytes_only_in_the_text_worker_or_as_we_have_just_written_t
         "crdtlog.live_json": {"update"},  # yjs_writer's
         "crdtlog.snapshot": {"self.update"},
     }
-    assert {name for name in users if not name.startswith("tests.")} == {"crdtlog.textworker.__main__"}
+    assert users == {("crdtlog.textworker.__main__", False)}
 
 
 @pytest.mark.parametrize("house", HOUSES)

@@ -19,7 +19,8 @@ from crdtlog.textworker.process import Gone, Process
 MEMORY_BYTES = 1 << 30
 #: What a job may compute, beside one second for each megabyte of it. An honest one takes a twentieth of that.
 CPU_SECONDS = 10.0
-#: For a process that neither computes nor answers. Many times longer, because a busy machine is no job's fault.
+#: For a process that neither computes nor answers. Many times longer, because a busy machine is no job's fault; and one
+#: that computes slowly there is not ended by it where the system tells how long it has computed.
 STALL_SECONDS = 60.0
 
 

@@ -28,6 +28,10 @@ _PIECE_BYTES = 1 << 20
 _LAST_WORDS_BYTES = 2_048
 #: What a person or a service manager sends: no job's fault.
 _FROM_OUTSIDE = {-signal.SIGTERM, -signal.SIGHUP, -signal.SIGINT, -signal.SIGQUIT}
+#: In /proc/PID/stat behind the program's name: states of a process that computes or waits for the disk, and the place
+#: of the time it has computed.
+_BUSY = "RD"
+_USER_TIME = 10
 #: Beside the way to the program's modules, nothing else of the environment reaches the worker.
 _KEPT_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "TZ")
 
@@ -53,6 +57,7 @@ class Process:
         self._inbox = bytearray()
         self._err_open = True
         self._last_words = b""
+        self._computed = 0
         self._owner = os.getpid()
         try:
             self._popen = subprocess.Popen(
@@ -98,11 +103,26 @@ class Process:
             if self._take_answers(jobs, results):
                 deadline = time.monotonic() + self._stall_seconds
             elif time.monotonic() >= deadline:
+                if self._has_computed():
+                    # However long that takes on a busy machine: it is the kernel that ends who computes for ever.
+                    deadline = time.monotonic() + self._stall_seconds
+                    continue
                 self._popen.kill()
                 seconds = f"{self._stall_seconds:g}"
                 raise Gone(
                     Failure("hung", f"the worker did not answer within {seconds} seconds"), certain=False
                 )
+
+    def _has_computed(self) -> bool:
+        """Whether it has computed since this was last asked, or would if it could; False where nobody can tell."""
+        try:
+            stat = Path(f"/proc/{self._popen.pid}/stat").read_text()
+        except OSError:
+            return False
+        state, *numbers = stat.rsplit(")", 1)[1].split()
+        user, system = numbers[_USER_TIME], numbers[_USER_TIME + 1]
+        before, self._computed = self._computed, int(user) + int(system)
+        return state in _BUSY or self._computed > before
 
     def end(self) -> None:
         """End it, if it has not ended, and let go of it."""
