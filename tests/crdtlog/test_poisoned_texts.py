@@ -11,7 +11,7 @@ from crdtlog.entry import UPDATE, Patch
 from crdtlog.errors import CrdtlogError
 from crdtlog.kinds import TEXT, Failure, Merge, Merged
 from crdtlog.kinds.yjs import edit_client, start_client
-from crdtlog.texts import TextDocuments, with_lane
+from crdtlog.texts import TextDocuments, new_lane, with_lane
 from tests.crdtlog import poison
 from tests.crdtlog.devices import (
     World,
@@ -24,6 +24,7 @@ from tests.crdtlog.devices import (
     write_apart,
 )
 from tests.crdtlog.liar import data, section
+from tests.crdtlog.unguarded import without_reader
 
 TABLE = "CREATE TABLE t (id TEXT PRIMARY KEY, body TEXT, n)"
 ROWS = "INSERT INTO t VALUES ('bad', 'a text', 1), ('good', 'another', 1)"
@@ -125,6 +126,45 @@ def test_a_poisoned_text_is_set_aside_and_the_rest_of_its_entry_stands(world: Wo
     assert rows_of(other, "SELECT body FROM t WHERE id = 'bad'") == [("and written anew here",)]
     assert not honest.unmerged()
     assert_converged([honest, other], ["t"])
+
+
+def test_what_is_known_to_hurt_the_library_is_left_out_of_its_text(world: World) -> None:
+    liar, honest, other = fleet(world)
+    of = begun(liar)
+    lies = [lie(liar, known.patch, liar, lane=new_lane(), of=of) for known in poison.small_poisons()]
+    for db in (honest, other):
+        apply_all(db, lies)
+        write_apart([db], "UPDATE t SET n = n + 1 WHERE id = 'good'")
+    sync_all([honest, other])
+    assert rows_of(honest, "SELECT body FROM t WHERE id = 'bad'") == [("a text",)]
+    assert honest.unmerged() == other.unmerged()
+    assert_converged([honest, other], ["t"])
+
+
+@pytest.mark.parametrize("name", poison.KINDS)
+def test_what_hurts_the_library_for_real_costs_nothing_but_itself(
+    world: World, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """With workers that read nothing first, so that the library panics, crashes, or never comes to an end."""
+    told = without_reader(monkeypatch)
+    liar, honest, other = fleet(world)
+    (known,) = [known for known in poison.small_poisons() if known.name == name]
+    write_apart([other], "UPDATE t SET body = body || ' here', n = n + 1")
+    for db in (honest, other):
+        lie(liar, known.patch, db)
+        assert len(db.unmerged()) == 1
+    assert told
+    assert {reason for reason, _ in told} <= set(known.reasons)
+    sync_all([honest, other])
+    for db in (honest, other):
+        assert rows_of(db, "SELECT body FROM t ORDER BY id") == [("a text here",), ("another here",)]
+        assert ["liar" in found.reason for found in db.unmerged()] == [True]
+    assert_converged([honest, other], ["t"])
+
+    write_apart([honest], "UPDATE t SET body = 'anew' WHERE id = 'bad'")
+    sync_all([honest, other])
+    assert rows_of(other, "SELECT body FROM t WHERE id = 'bad'") == [("anew",)]
+    assert not other.unmerged()
 
 
 def test_edits_of_others_to_a_text_that_was_set_aside_are_conflicts_and_not_lost(world: World) -> None:

@@ -1,11 +1,15 @@
 """Nodes and texts that merge: edits made apart stand together, and a poisoned one stops nothing but its own text."""
 
+import pytest
+
 import crdtlog
 from crdtlog.database import Database
 from crdtlog.entry import UPDATE, Patch
 from crdtlog.kinds import TEXT
 from crdtlog.texts import with_lane
+from tests.crdtlog import poison
 from tests.crdtlog.liar import data, section
+from tests.crdtlog.unguarded import without_reader
 from tests.peers.nodes import Machine, linked, run, until
 
 
@@ -15,16 +19,18 @@ def merging(machine: Machine) -> None:
         db.track("notes", {"title": "text"})
 
 
-def poison(db: Database) -> None:
-    """Sign an entry, as no honest device would, that patches one note's title with noise and stars another."""
+def lie(db: Database, key: str, update: bytes, stars: int) -> None:
+    """Sign an entry, as no honest device would, that patches one note's title with these bytes and stars another."""
     tracked = db._state.table("notes")
-    title, stars = tracked.cell_slots
-    writer, seq = db._state.connection.execute("SELECT w, s FROM crdtlog__row_1 WHERE k1 = 'bad'").fetchone()
-    patch = Patch(TEXT, db._state.log.ids[writer], seq, with_lane(b"", b"\xff" * 50))
+    title, rating = tracked.cell_slots
+    writer, seq = db._state.connection.execute(
+        "SELECT w, s FROM crdtlog__row_1 WHERE k1 = ?", (key,)
+    ).fetchone()
+    patch = Patch(TEXT, db._state.log.ids[writer], seq, with_lane(b"", update))
     entry = data(
         db,
-        section(db, "notes", UPDATE, ["bad"], [None], patches={title: [patch]}),
-        section(db, "notes", UPDATE, ["good"], [5], slots=(stars,)),
+        section(db, "notes", UPDATE, [key], [None], patches={title: [patch]}),
+        section(db, "notes", UPDATE, ["good"], [stars], slots=(rating,)),
     )
     assert db.apply([entry]).entries == 1
 
@@ -56,7 +62,7 @@ def test_a_poisoned_text_stops_nothing_else(laptop: Machine, phone: Machine) -> 
             async with phone.node():
                 await until(lambda: len(phone.notes()) == 2)
             with crdtlog.open(phone.path, home=phone.home) as db:
-                poison(db)
+                lie(db, "bad", b"\xff" * 50, 5)
             async with phone.node():
                 await until(lambda: laptop.sql("SELECT stars FROM notes WHERE id = 'good'") == [(5,)])
                 phone.sql("UPDATE notes SET title = title || '!' WHERE id = 'good'")
@@ -70,3 +76,41 @@ def test_a_poisoned_text_stops_nothing_else(laptop: Machine, phone: Machine) -> 
         (found,) = db.unmerged()
     assert found.key == "bad"
     assert "phone" in found.reason
+
+
+def test_what_hurts_the_library_for_real_stops_nothing_else(
+    laptop: Machine, phone: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a worker that reads nothing first: the library panics, crashes, and never comes to an end."""
+    told = without_reader(monkeypatch)
+    merging(laptop)
+    chosen = [known for known in poison.small_poisons() if known.name in poison.KINDS]
+    bad = [f"bad {n}" for n in range(len(chosen))]
+    for key in ("good", *bad):
+        laptop.write(key, "a title")
+
+    async def scenario() -> None:
+        async with linked(laptop, phone):
+            async with phone.node():
+                await until(lambda: len(phone.notes()) == 1 + len(bad))
+            with crdtlog.open(phone.path, home=phone.home) as db:
+                for n, known in enumerate(chosen):
+                    lie(db, bad[n], known.patch, n + 1)
+            told.clear()
+            async with phone.node():
+                last = [(len(bad),)]
+                await until(lambda: laptop.sql("SELECT stars FROM notes WHERE id = 'good'") == last, 60.0)
+                assert len(told) >= len(bad)
+                assert {why.reason for why in told} >= {"crashed", "hung"}
+                phone.sql("UPDATE notes SET title = title || '!' WHERE id = 'good'")
+                laptop.sql("UPDATE notes SET title = 'quite ' || title WHERE id = 'good'")
+                laptop.write("new", "from the laptop")
+                await until(lambda: phone.notes().get("new") == "from the laptop")
+                await until(lambda: laptop.notes()["good"] == phone.notes()["good"] == "quite a title!")
+
+    run(scenario())
+    assert [laptop.notes()[key] for key in bad] == ["a title"] * len(bad)
+    with crdtlog.open(laptop.path, home=laptop.home) as db:
+        found = db.unmerged()
+    assert sorted(item.key for item in found) == bad
+    assert all("phone" in item.reason for item in found)
