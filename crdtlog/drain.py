@@ -32,11 +32,15 @@ _DELETE_CAPTURES = 20_000
 
 
 class Drained(NamedTuple):
-    """What one step did: entries appended, rows in them, and whether more is waiting."""
+    """What one step did: entries appended, rows in them, and whether more is waiting.
+
+    `trouble` says why texts travel as whole values for now, if they do.
+    """
 
     entries: int
     rows: int
     more: bool
+    trouble: str = ""
 
 
 @dataclass
@@ -165,10 +169,11 @@ class Drainer:
             # their documents are passed over.
             self._backlog = backlog = None
         if backlog is None:
-            return self._direct_step(forced)
-        drained = self._backlog_step(backlog)
-        backlog.seq = self._state.writer.seq
-        return drained
+            drained = self._direct_step(forced)
+        else:
+            drained = self._backlog_step(backlog)
+            backlog.seq = self._state.writer.seq
+        return drained._replace(trouble=self._state.trouble)
 
     def rest(self) -> None:
         """Nothing is pending: a backlog that is left, of a table paused meanwhile, begins anew when there is."""

@@ -10,7 +10,7 @@ from crdtlog import kinds, merging
 from crdtlog.catalog import Tracked
 from crdtlog.connection import escaping_text
 from crdtlog.errors import DamagedDocument
-from crdtlog.kinds import COUNTER, NAMES, counter
+from crdtlog.kinds import COUNTER, NAMES, TEXT, counter
 from crdtlog.merging import Name
 from crdtlog.rows import document_key
 from crdtlog.state import State
@@ -20,7 +20,10 @@ _ROWS = 2_000
 
 
 class Unmerged(NamedTuple):
-    """Some cells of a column: how many, one row's key, and why they do not merge."""
+    """Some cells of a column: how many, one row's key, and why they do not merge.
+
+    No rows: whatever is written into the column from now on does not merge, until what is in the way is gone.
+    """
 
     table: str
     column: str
@@ -33,6 +36,7 @@ class Unmerged(NamedTuple):
 def unmerged(state: State) -> list[Unmerged]:
     """All of them, with one line for each column and reason, and for each document that was set aside."""
     found = []
+    state.warm(state.tables.values())
     for tracked in state.tables.values():
         names = {slot: column.name for slot, column in tracked.cells}
         for key, slot, kind, problem in state.connection.execute(
@@ -40,6 +44,10 @@ def unmerged(state: State) -> list[Unmerged]:
             (tracked.number,),
         ):
             found.append(Unmerged(tracked.name, names[slot], NAMES[kind], 1, str(key), problem))
+        if state.trouble:
+            reason = f"{state.trouble}; until it can, the latest write shows whole"
+            texts = [slot for slot, kind in sorted(tracked.kinds.items()) if kind == TEXT]
+            found += [Unmerged(tracked.name, names[slot], NAMES[TEXT], 0, "", reason) for slot in texts]
         found += _beyond_range(state, tracked, names)
         if not tracked.paused:
             found += _without_form(state, tracked, names)

@@ -208,9 +208,14 @@ class State:
         return self._texts is not None
 
     def warm(self, tables: Iterable[Tracked]) -> None:
-        """Start what merging columns of these tables need, before the write lock is taken."""
+        """Start what merging columns of these tables need, before the write lock is taken; see `trouble`."""
         if any(TEXT in tracked.kinds.values() for tracked in tables):
             cast("TextDocuments", self.documents(TEXT)).warm()
+
+    @property
+    def trouble(self) -> str:
+        """Why texts cannot be merged for now, as far as it was tried; empty if nothing is wrong."""
+        return self._texts.trouble if self._texts is not None else ""
 
     def close(self) -> None:
         """Close the file, and end what was started for it."""

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from crdtlog.errors import Malformed
+from crdtlog.errors import Malformed, WorkerUnavailable
 from crdtlog.kinds import Base, Edit, Edited, Failure, LeftOut, Merge, Merged, Origin, WorkFirst, text, textdiff
 from crdtlog.textworker.client import TextWorker
 from crdtlog.versions import WRITER_BYTES
@@ -48,6 +48,8 @@ class TextDocuments:
         # What a job computes is computed under the file's write lock: a hostile one must not hold it for long.
         self._worker = TextWorker(cpu_seconds=_CPU_SECONDS, stall_seconds=_STALL_SECONDS)
         self._is_warm = False
+        #: why there is no worker, when it was last tried to have one; empty if there is
+        self.trouble = ""
         self._known: dict[_Question, Merged | Failure] | None = None
         self._is_looked_up = False
 
@@ -70,28 +72,32 @@ class TextDocuments:
             self._is_looked_up = False
 
     def warm(self) -> None:
-        """Have the worker running: its start takes a good part of a second, too long for the write lock."""
+        """Have the worker running: its start takes a good part of a second, too long for the write lock.
+
+        If it cannot be had, `trouble` says so.
+        """
         if not self._is_warm:
-            self._worker.run([text.Open((bytes(WRITER_BYTES), 1), "")])
-            self._is_warm = True
+            try:
+                self._worker.run([text.Open((bytes(WRITER_BYTES), 1), "")])
+            except WorkerUnavailable as error:
+                self.trouble = str(error)
+            else:
+                self._is_warm, self.trouble = True, ""
 
     def close(self) -> None:
         """End the worker, if there is one."""
         self._worker.close()
 
     def edit(self, jobs: Sequence[Edit]) -> list[Edited | Failure]:
-        """Make each document show a value."""
+        """Make each document show a value. Without a worker each fails: what is written here is never held up."""
         asked = [job for job in jobs if text.is_mergeable(job.value) and _has_form(job.state, job.base)]
-        results = iter(
-            self._worker.run(
-                [
-                    text.Edit(
-                        _begun(job.base), _start(job.state, job.base), job.origin.writer, str(job.value)
-                    )
-                    for job in asked
-                ]
-            )
-        )
+        if asked and self.trouble:
+            return [Failure(self.trouble)] * len(jobs)
+        try:
+            results = iter(self._worker.run([_asked_edit(job) for job in asked]))
+        except WorkerUnavailable as error:
+            self._is_warm, self.trouble = False, str(error)
+            return [Failure(self.trouble)] * len(jobs)
         kept = set(map(id, asked))
         return [_edited(job, next(results) if id(job) in kept else None) for job in jobs]
 
@@ -176,6 +182,10 @@ def _has_form(state: bytes | None, base: Base) -> bool:
 
 def _start(state: bytes | None, base: Base) -> text.Base:
     return state if state is not None else str(base.value)
+
+
+def _asked_edit(job: Edit) -> text.Edit:
+    return text.Edit(_begun(job.base), _start(job.state, job.base), job.origin.writer, str(job.value))
 
 
 def _edited(job: Edit, result: text.Result | None) -> Edited | Failure:

@@ -209,6 +209,9 @@ def _rows(database: "Database") -> Iterator[Finding]:
 
 def _merging(database: "Database") -> Iterator[Finding]:
     for item in database.unmerged():
+        if not item.rows:
+            yield Finding("merging", "problem", f"{item.column} of {item.table}: {item.reason}", "")
+            continue
         where = f"{item.column} in {count(item.rows, 'row')} of {item.table} (row {item.key})"
         yield Finding(
             "merging",

@@ -80,6 +80,7 @@ class SharedFile:
         self.on_change: Callable[[Facts, Facts], None] = lambda before, after: None
         self.on_rows: Callable[[int], None] = lambda count: None
         self.on_lost: Callable[[str], None] = lambda reason: None
+        self._trouble = ""
         self.on_problem: Callable[[str], None] = lambda problem: None
         self._engine = engine
         self._executor = executor
@@ -171,6 +172,9 @@ class SharedFile:
                 rows += step.rows
                 if step.rows:
                     self.on_rows(step.rows)
+                if step.trouble and step.trouble != self._trouble:
+                    self.on_problem(f"{step.trouble}; texts are sent whole until it can")
+                self._trouble = step.trouble
                 if not step.more:
                     return rows
 

@@ -8,7 +8,7 @@ import pytest
 from crdtlog import merging
 from crdtlog.database import Database
 from crdtlog.entry import UPDATE, Patch
-from crdtlog.errors import CrdtlogError
+from crdtlog.errors import CrdtlogError, WorkerUnavailable
 from crdtlog.kinds import TEXT, Failure, Merge, Merged
 from crdtlog.kinds.yjs import edit_client, start_client
 from crdtlog.texts import TextDocuments, new_lane, with_lane
@@ -24,7 +24,7 @@ from tests.crdtlog.devices import (
     write_apart,
 )
 from tests.crdtlog.liar import data, section
-from tests.crdtlog.unguarded import without_reader
+from tests.crdtlog.unguarded import without_reader, without_worker
 
 TABLE = "CREATE TABLE t (id TEXT PRIMARY KEY, body TEXT, n)"
 ROWS = "INSERT INTO t VALUES ('bad', 'a text', 1), ('good', 'another', 1)"
@@ -246,3 +246,40 @@ def test_patches_are_worked_on_while_no_lock_is_held(world: World, monkeypatch: 
     assert len(held) >= 4
     assert not any(held)
     assert rows_of(honest, "SELECT body FROM t WHERE id = 'good'") == [("another here and there",)]
+
+
+def test_what_is_written_is_sent_whole_while_there_is_no_worker(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, honest, other = fleet(world)
+    write_apart([honest], "UPDATE t SET body = body || ' here'")
+    sync_all([honest, other])
+    with monkeypatch.context() as patched:
+        without_worker(patched)
+        honest = world.reopen("honest")
+        write_apart([honest], "UPDATE t SET body = body || ' and there'")
+        assert honest.pending() == 0
+        (found,) = honest.unmerged()
+        assert (found.table, found.column, found.rows) == ("t", "body", 0)
+        assert "no_such_module" in found.reason
+    honest = world.reopen("honest")
+    assert not honest.unmerged()
+    sync_all([honest, other])
+    write_apart([honest, other], "UPDATE t SET body = body || ' ' || :name WHERE id = 'bad'")
+    sync_all([honest, other])
+    ((shown,),) = rows_of(other, "SELECT body FROM t WHERE id = 'bad'")
+    assert shown.startswith("a text here and there ")
+    assert_converged([honest, other], ["t"])
+
+
+def test_without_a_worker_what_needs_none_is_applied(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, honest, other = fleet(world)
+    write_apart([other], "UPDATE t SET n = 6")
+    write_apart([other], "UPDATE t SET body = body || ' here'")
+    without_worker(monkeypatch)
+    honest = world.reopen("honest")
+    write_apart([honest], "UPDATE t SET n = 7 WHERE id = 'bad'")
+    with pytest.raises(WorkerUnavailable, match="no_such_module"):
+        send(other, honest)
+    assert rows_of(honest, "SELECT n FROM t WHERE id = 'good'") == [(6,)]
+    assert honest.pending() == 0

@@ -1,6 +1,7 @@
-"""Databases whose texts are merged by a worker that reads nothing first (see unguarded_worker.py)."""
+"""Databases whose texts are merged by a worker that reads nothing first (see unguarded_worker.py), or by none."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 
@@ -24,3 +25,9 @@ def without_reader(monkeypatch: pytest.MonkeyPatch) -> list[text.Failure]:
 
     monkeypatch.setattr("crdtlog.texts.TextWorker", Unguarded)
     return told
+
+
+def without_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no worker start."""
+    none = partial(TextWorker, module="crdtlog.no_such_module")
+    monkeypatch.setattr("crdtlog.texts.TextWorker", none)

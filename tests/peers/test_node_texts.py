@@ -9,7 +9,7 @@ from crdtlog.kinds import TEXT
 from crdtlog.texts import with_lane
 from tests.crdtlog import poison
 from tests.crdtlog.liar import data, section
-from tests.crdtlog.unguarded import without_reader
+from tests.crdtlog.unguarded import without_reader, without_worker
 from tests.peers.nodes import Machine, linked, run, until
 
 
@@ -114,3 +114,20 @@ def test_what_hurts_the_library_for_real_stops_nothing_else(
         found = db.unmerged()
     assert sorted(item.key for item in found) == bad
     assert all("phone" in item.reason for item in found)
+
+
+def test_without_a_worker_what_is_written_still_arrives(
+    laptop: Machine, phone: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merging(laptop)
+    laptop.write("a", "milk")
+    without_worker(monkeypatch)
+
+    async def scenario() -> None:
+        async with linked(laptop, phone), phone.node():
+            await until(lambda: phone.notes() == {"a": "milk"})
+            laptop.sql("UPDATE notes SET title = title || ' and bread'")
+            await until(lambda: phone.notes() == {"a": "milk and bread"})
+
+    run(scenario())
+    assert laptop.said("text worker cannot be started")
