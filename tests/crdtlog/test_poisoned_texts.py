@@ -27,6 +27,7 @@ from tests.crdtlog.liar import data, section
 from tests.crdtlog.unguarded import without_reader, without_worker
 
 TABLE = "CREATE TABLE t (id TEXT PRIMARY KEY, body TEXT, n)"
+LANE = b"a lane.."
 ROWS = "INSERT INTO t VALUES ('bad', 'a text', 1), ('good', 'another', 1)"
 
 
@@ -90,6 +91,8 @@ def updates(liar: Database) -> list[bytes]:
         item(client, 5),
         item(client, 0) + b"more",
         b"\xff" * 60,
+        # Well formed, but beside one character on both sides: what it shows is another text once it was stored.
+        poison.update(poison.string("\0", *[(start_client(begun(liar)), 1)] * 2), client=client),
     ]
 
 
@@ -106,7 +109,7 @@ def watch_lock(db: Database, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return held
 
 
-@pytest.mark.parametrize("which", range(8))
+@pytest.mark.parametrize("which", range(9))
 def test_a_poisoned_text_is_set_aside_and_the_rest_of_its_entry_stands(world: World, which: int) -> None:
     liar, honest, other = fleet(world)
     lie(liar, updates(liar)[which], honest, other)
@@ -137,6 +140,25 @@ def test_what_is_known_to_hurt_the_library_is_left_out_of_its_text(world: World)
         write_apart([db], "UPDATE t SET n = n + 1 WHERE id = 'good'")
     sync_all([honest, other])
     assert rows_of(honest, "SELECT body FROM t WHERE id = 'bad'") == [("a text",)]
+    assert honest.unmerged() == other.unmerged()
+    assert_converged([honest, other], ["t"])
+
+
+@pytest.mark.parametrize("which", [1, 5, 8])
+def test_others_edits_of_a_text_count_whether_they_come_before_a_lie_or_behind(
+    world: World, which: int
+) -> None:
+    liar, honest, other = fleet(world)
+    write_apart([other], "UPDATE t SET body = body || ' here' WHERE id = 'bad'")
+    write_apart([honest], "UPDATE t SET body = 'there: ' || body WHERE id = 'bad'")
+    of = begun(liar)
+    lies = [lie(liar, updates(liar)[which], liar), lie(liar, updates(liar)[which], liar, lane=LANE, of=of)]
+    apply_all(honest, lies[:1])
+    sync_all([honest, other])
+    apply_all(other, lies[1:])
+    sync_all([honest, other])
+    for db in (honest, other):
+        assert rows_of(db, "SELECT body FROM t WHERE id = 'bad'") == [("there: a text here",)]
     assert honest.unmerged() == other.unmerged()
     assert_converged([honest, other], ["t"])
 
