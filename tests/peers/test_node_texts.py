@@ -7,6 +7,7 @@ from crdtlog.database import Database
 from crdtlog.entry import UPDATE, Patch
 from crdtlog.kinds import TEXT
 from crdtlog.texts import with_lane
+from peers.cli.doctor import _merging
 from tests.crdtlog import poison
 from tests.crdtlog.liar import data, section
 from tests.crdtlog.unguarded import without_reader, without_worker
@@ -131,3 +132,6 @@ def test_without_a_worker_what_is_written_still_arrives(
 
     run(scenario())
     assert laptop.said("text worker cannot be started")
+    with crdtlog.open(laptop.path, home=laptop.home) as db:
+        (found,) = [finding for finding in _merging(db) if finding.state == "problem"]
+    assert "title of notes" in found.message
