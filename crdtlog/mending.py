@@ -81,7 +81,7 @@ def differing(state: State) -> Iterator[Mended]:
             except CrdtlogError:
                 stored = None
             docs, shown = _expected(state, tracked, name, row, stored)
-            if stored is None or not _equal(state, tracked, stored, docs, shown):
+            if stored is None or not _equal(state, tracked, row.key, stored, docs, shown):
                 yield Mended(tracked, name, row.key, docs, shown)
 
 
@@ -160,20 +160,23 @@ def _expected(
             continue
         before = stored.docs.get(of) if stored else None
         if before is not None and before.problem is not None:
-            docs.docs[of] = Doc(before.state, dots, before.problem)
+            docs.docs[of] = Doc(before.state, dots, before.problem, before.aside)
             continue
         base, _ = merging.base_of(state, tracked, row.key, of.slot, (of.writer, of.seq))
         if of.kind == COUNTER:
             docs.docs[of] = Doc(pack(base.value), dots)
-            shown[of] = merging.show(state, tracked, of, docs)
+            shown[of] = merging.show(state, tracked, row.key, of, docs)
             continue
         job = Merge(None, base, [(step.data, step.origin) for step in steps])
         (merged,) = state.documents(of.kind).merge([job])
         if isinstance(merged, Failure):
-            docs.docs[of] = Doc(b"", dots, f"its changes cannot be merged ({merged.reason})")
-        else:
-            docs.docs[of] = Doc(merged.state, dots)
-            shown[of] = merging.as_stored(state, tracked.affinity(of.slot), merged.shown)
+            docs.docs[of] = Doc(b"", dots, f"its changes cannot be merged ({merged.reason})", None)
+            continue
+        docs.docs[of] = Doc(merged.state, dots)
+        if merged.left:
+            problem = f"a change cannot be merged ({merged.left[0].reason})"
+            docs.docs[of] = Doc(merged.state, dots, problem, None)
+        shown[of] = merging.as_stored(state, tracked.affinity(of.slot), merged.shown)
     return docs, shown
 
 
@@ -186,7 +189,9 @@ def _count(docs: RowDocs, of: Name, steps: list[_Step]) -> None:
             docs.begin(of, Begun(step.origin.stamp, step.origin.writer, before))
 
 
-def _equal(state: State, tracked: Tracked, stored: RowDocs, docs: RowDocs, shown: dict[Name, Value]) -> bool:
+def _equal(
+    state: State, tracked: Tracked, key: Key, stored: RowDocs, docs: RowDocs, shown: dict[Name, Value]
+) -> bool:
     """Whether documents are the same. A text's bytes depend on the order of its changes: it must show the same."""
     if (stored.sums, stored.begun) != (docs.sums, docs.begun) or stored.docs.keys() != docs.docs.keys():
         return False
@@ -199,7 +204,7 @@ def _equal(state: State, tracked: Tracked, stored: RowDocs, docs: RowDocs, shown
                 return False
         else:
             try:
-                if not same(merging.show(state, tracked, of, stored), shown[of]):
+                if not same(merging.show(state, tracked, key, of, stored), shown[of]):
                     return False
             except CrdtlogError:
                 return False

@@ -10,7 +10,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from crdtlog.errors import Malformed, WorkerUnavailable
-from crdtlog.kinds import Base, Edit, Edited, Failure, LeftOut, Merge, Merged, Origin, WorkFirst, text, textdiff
+from crdtlog.kinds import (
+    Base,
+    Edit,
+    Edited,
+    Failure,
+    LeftOut,
+    Merge,
+    Merged,
+    Origin,
+    WorkFirst,
+    text,
+    textdiff,
+)
 from crdtlog.textworker.client import TextWorker
 from crdtlog.versions import WRITER_BYTES
 
