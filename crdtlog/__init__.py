@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from crdtlog.accept import Applied
-    from crdtlog.database import Database, Member, TableStatus, adopt
+    from crdtlog.database import Database, adopt
     from crdtlog.database import open_database as open
     from crdtlog.device import Device, Home
     from crdtlog.drain import Drained
     from crdtlog.errors import CrdtlogError
     from crdtlog.history import Written
+    from crdtlog.members import Member
     from crdtlog.membership import Newcomer
     from crdtlog.restore import Restored
     from crdtlog.snapshot import Snapshot
+    from crdtlog.tracking import TableStatus
     from crdtlog.watch import Change
 
 __all__ = [
@@ -50,11 +52,11 @@ _HOMES = {
     "Device": "device",
     "Drained": "drain",
     "Home": "device",
-    "Member": "database",
+    "Member": "members",
     "Newcomer": "membership",
     "Restored": "restore",
     "Snapshot": "snapshot",
-    "TableStatus": "database",
+    "TableStatus": "tracking",
     "Written": "history",
     "adopt": "database",
     "open": "database",

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from crdtlog import ahead, changes, drain, entry, members
+from crdtlog import ahead, changes, drain, entry, members, tracking
 from crdtlog.apply import CaptureFirst, apply_data
 from crdtlog.device import verify_bytes
 from crdtlog.drain import Drainer
@@ -138,6 +138,6 @@ def _effect(state: State, item: Entry, hash_: bytes) -> tuple[int, str]:
         case "member":
             return 0, members.apply_member(state, item.payload(), item, hash_)
         case "schema":
-            return 0, members.apply_schema(state, item)
+            return 0, tracking.apply_schema(state, item)
         case _:
             return 0, item.kind

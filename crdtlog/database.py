@@ -10,20 +10,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from crdtlog import (
     accept,
-    capture,
     catalog,
     check,
     drain,
     history,
-    kinds,
     members,
-    membership,
     mending,
     schema,
+    tracking,
     welcome,
 )
 from crdtlog.accept import Applied
@@ -32,15 +30,16 @@ from crdtlog.clock import stamp_ms
 from crdtlog.connection import escaping_text, translate
 from crdtlog.device import Device, Home
 from crdtlog.drain import Drained, Drainer
-from crdtlog.errors import EntryRefused
 from crdtlog.live import Live, each
 from crdtlog.log import Batch
+from crdtlog.members import Member
 from crdtlog.membership import Newcomer
 from crdtlog.merge_check import Unmerged, unmerged
 from crdtlog.opening import file_time_ms, join_state, new_writer, open_state
 from crdtlog.restore import Restored, restore_value
 from crdtlog.snapshot import Snapshot, snapshot
 from crdtlog.state import State
+from crdtlog.tracking import TableStatus
 from crdtlog.values import Value
 from crdtlog.versions import Head
 from crdtlog.watch import Change, watch
@@ -49,33 +48,6 @@ if TYPE_CHECKING:
     from pycrdt import Array, Doc, Map, Text
 
 _CLOCK_TOLERANCE_MS = 5 * 60 * 1000
-
-
-class Member(NamedTuple):
-    """A device of the database; `certificate` is DER, `added_by` a device id or None for the founder."""
-
-    device: bytes
-    name: str
-    role: str
-    sign_key: bytes
-    receive_key: bytes
-    certificate: bytes
-    added_by: bytes | None
-
-
-class TableStatus(NamedTuple):
-    """A tracked table: why it is paused (or None), and about how many captured changes wait to be drained.
-
-    `waiting` tells what has to come before all rows that are there are taken in: None (they are), "unfinished" (a drain
-    that goes on to its end), or "first exchange" (with another device, after joining). `merge` gives the kinds of the
-    columns that are no registers.
-    """
-
-    name: str
-    paused: str | None
-    pending: int
-    waiting: str | None
-    merge: dict[str, str]
 
 
 class Database:
@@ -232,44 +204,13 @@ class Database:
         `merge` gives columns another kind than they have (`register` at first), also in a table that is tracked.
         Raises `NoSuchTable`, `Untrackable`, `Usage`.
         """
-        state = self._state
-        description = schema.read_table(state.connection, table)
-        chosen = members.chosen_kinds(description, merge or {})
-        identity = members.table_id(state.database, description.name)
-        written_ms = file_time_ms(self.path)
-        with state.transaction():
-            known = state.tables.get(identity)
-            if known is None:
-                members.add_table(state, identity, description, reconcile_ms=written_ms)
-                record = members.encode_track(identity, description)
-                state.append_own("schema", record, summary=f"{description.name}: tracked")
-                self._choose(identity, chosen)
-            elif known.held is not None and members.waits_for_consent(known.held):
-                state.hold(known, None)
-                state.bump()
-                return True
-            else:
-                self._choose(identity, chosen)
-                if known.waiting != "unfinished":
-                    return False
-        self._take_in(description.name, progress)
-        return known is None
-
-    def _choose(self, identity: bytes, chosen: Mapping[str, str]) -> None:
-        """Give columns kinds, where they have others, as a schema entry; inside a transaction."""
-        state, tracked = self._state, self._state.tables[identity]
-        slots = {column.name: slot for slot, column in tracked.cells}
-        new = {
-            column: kind
-            for column, kind in chosen.items()
-            if tracked.kinds.get(slots[column], kinds.REGISTER) != kinds.code(kind)
-        }
-        if new:
-            state.append_own(
-                "schema", members.encode_merge(identity, new), summary=members.describe_kinds(tracked, new)
-            )
-            own = state.writer
-            members.set_kinds(state, tracked, new, (own.id, own.seq, own.last_stamp), None)
+        table_here = schema.read_table(self._state.connection, table)
+        rows_ms = file_time_ms(self.path)
+        with self._state.transaction():
+            begun = tracking.begin(self._state, table_here, merge or {}, rows_ms)
+        if begun.drain_now:
+            self._take_in(table_here.name, progress)
+        return begun.is_new
 
     def _take_in(self, table: str, progress: Progress) -> None:
         total = self._state.connection.execute(f"SELECT count(*) FROM {schema.quote(table)}").fetchone()[0]
@@ -282,20 +223,7 @@ class Database:
     def tables(self) -> list[TableStatus]:
         """The tracked tables and their condition."""
         self._state.refresh()
-        return [
-            TableStatus(
-                tracked.name,
-                tracked.paused,
-                capture.pending_rows(self._state.connection, tracked),
-                tracked.waiting,
-                {
-                    column.name: kinds.NAMES[tracked.kinds[n]]
-                    for n, column in tracked.cells
-                    if n in tracked.kinds
-                },
-            )
-            for tracked in self._state.tables.values()
-        ]
+        return tracking.statuses(self._state)
 
     # --- draining and applying ------------------------------------------------------------------------------------
 
@@ -392,36 +320,18 @@ class Database:
     def record_held(self, device: bytes, vector: Mapping[bytes, int]) -> None:
         """Remember what another device has acknowledged; never less than before."""
         with self._state.transaction():
-            numbers = {writer.id: writer.number for writer in self._state.log.writers.values()}
-            self._state.connection.executemany(
-                "INSERT INTO crdtlog__held VALUES (?, ?, ?) ON CONFLICT (device, writer) "
-                "DO UPDATE SET seq = max(seq, excluded.seq)",
-                [(device, numbers[writer], seq) for writer, seq in vector.items() if writer in numbers],
-            )
-            self._state.connection.execute(
-                "UPDATE crdtlog__device SET seen_ms = ? WHERE id = ?", (self._state.now_ms(), device)
-            )
+            members.record_held(self._state, device, vector)
 
     def held(self) -> dict[bytes, dict[bytes, int]]:
         """What each other device has acknowledged: device → writer → sequence number."""
         self._state.refresh()
-        result: dict[bytes, dict[bytes, int]] = {}
-        for device, number, seq in self._state.connection.execute(
-            "SELECT device, writer, seq FROM crdtlog__held"
-        ):
-            result.setdefault(device, {})[self._state.log.ids[number]] = seq
-        return result
+        return members.held(self._state)
 
     # --- members --------------------------------------------------------------------------------------------------
 
     def members(self) -> list[Member]:
         """The devices of the database, this one first."""
-        rows = self._state.connection.execute(
-            "SELECT id, name, role, sign_key, receive_key, certificate, added_by FROM crdtlog__device "
-            "ORDER BY id != ?, name, id",
-            (self.device.id,),
-        )
-        return [Member(*row) for row in rows]
+        return members.members(self._state)
 
     def add_member(self, newcomer: Newcomer) -> None:
         """Add a device, by an entry of the log; one that belongs already (and lost its file) stays as it is.
@@ -429,53 +339,21 @@ class Database:
         Raises `EntryRefused` if this device may not add others.
         """
         with self._state.transaction():
-            roles = {member.device: member.role for member in self.members()}
-            if roles[self.device.id] != "admin":
-                raise EntryRefused(
-                    "this device may not add others", "Run `crdtlog pair` on an admin's device."
-                )
-            membership.decode_record(record := membership.encode_record("add", newcomer))
-            if newcomer.device in roles:
-                return
-            members.put_device(self._state, newcomer, self.device.id, confirmed=True)
-            signed = self._state.append_own(
-                "member", record, summary=f"{newcomer.name} joined as {newcomer.role}"
-            )
-            own = self._state.writer
-            members.note_added(self._state, newcomer.device, own.id, own.seq, signed.hash)
-            self._state.bump()
+            members.add(self._state, newcomer)
 
     def welcome(self) -> bytes:
         """What a new device needs to join; secret, for the inside of a pairing only."""
         self._state.refresh()
-        tables = [(tracked.table_id, tracked.table) for tracked in self._state.tables.values()]
-        newcomers = [
-            Newcomer(member.name, member.role, member.sign_key, member.receive_key, member.certificate)
-            for member in self.members()
-        ]
-        genesis = cast(bytes, catalog.get_meta(self._state.connection, "genesis"))
-        return welcome.encode(welcome.Welcome(genesis, self.epoch, self.epochs(), newcomers, tables))
+        return welcome.encode(members.welcome(self._state))
 
     def addresses(self) -> dict[bytes, list[str]]:
         """Where other devices were last reached, `host:port`, latest first."""
-        result: dict[bytes, list[str]] = {}
-        for device, address in self._state.connection.execute(
-            "SELECT device, address FROM crdtlog__address ORDER BY seen_ms DESC"
-        ):
-            result.setdefault(device, []).append(address)
-        return result
+        return members.addresses(self._state)
 
     def record_address(self, device: bytes, address: str, seen_ms: int) -> None:
         """Remember that a device was reached at `host:port`; the last few are kept."""
         with self._state.transaction():
-            self._state.connection.execute(
-                "INSERT OR REPLACE INTO crdtlog__address VALUES (?, ?, ?)", (device, address, seen_ms)
-            )
-            self._state.connection.execute(
-                "DELETE FROM crdtlog__address WHERE device = ? AND address NOT IN "
-                "(SELECT address FROM crdtlog__address WHERE device = ? ORDER BY seen_ms DESC LIMIT 8)",
-                (device, device),
-            )
+            members.record_address(self._state, device, address, seen_ms)
 
     # --- questions ------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import secrets
 import sqlite3
 from pathlib import Path
 
-from crdtlog import catalog, epochs, members, membership
+from crdtlog import catalog, epochs, members, membership, tracking
 from crdtlog.connection import open_file, switch_to_wal, translated
 from crdtlog.device import Device, Home, load_device
 from crdtlog.errors import NotInitialised, PairingFailed, Unsupported, WrongDevice
@@ -146,8 +146,8 @@ def join_state(path: Path, home: Home, welcome: Welcome, *, name: str | None) ->
             )
         with translated(path):  # before anything changes, the journal's mode included
             for identity, table in welcome.tables:
-                members.check_identity(welcome.database, identity, table)
-                members.check_fit(connection, table)
+                tracking.check_identity(welcome.database, identity, table)
+                tracking.check_fit(connection, table)
         epochs.save(home, welcome.database, welcome.epochs)
         switch_to_wal(connection, path)
         state = _join(connection, path, device, welcome, written_ms)
@@ -172,7 +172,7 @@ def _join(
                 members.check_certificate(member)
                 members.put_device(state, member, None, confirmed=False)
             for identity, table in welcome.tables:
-                members.add_table(state, identity, table, reconcile_ms=-written_ms)
+                tracking.add_table(state, identity, table, reconcile_ms=-written_ms)
             connection.execute("COMMIT")
         except BaseException:
             connection.execute("ROLLBACK")

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from crdtlog import database
-from crdtlog.database import Database, Member
+from crdtlog.database import Database
 from crdtlog.device import Home
 from crdtlog.errors import CrdtlogError
+from crdtlog.members import Member
 from crdtlog.versions import Head
 from peers.node import locks
 from peers.node.wording import sentences

@@ -9,7 +9,7 @@ from crdtlog import entry
 from crdtlog.database import Database
 from crdtlog.entry import UPDATE, Patch
 from crdtlog.kinds import COUNTER, JSON, SET, TEXT, Base, Edit, Edited, Merge, Merged, Origin, counter
-from crdtlog.members import encode_merge
+from crdtlog.tracking import encode_merge
 from crdtlog.values import pack
 from tests.crdtlog.devices import apply_all, assert_converged, lacking, rows_of, sync, sync_all
 from tests.crdtlog.liar import TABLES, Three, data, next_entry, refused, section, signed, slots, table_id
