@@ -12,8 +12,8 @@ from crdtlog import clock, document, merging
 from crdtlog.catalog import Tracked
 from crdtlog.connection import Row, execute_rows
 from crdtlog.document import Compact, Version, Write
-from crdtlog.entry import DELETE, INSERT, UPDATE, Patch, Section, encode_data
 from crdtlog.kinds import COUNTER
+from crdtlog.payload import DELETE, INSERT, UPDATE, Patch, Section, encode_data
 from crdtlog.rows import (
     DOCUMENT_COLUMNS,
     Layout,

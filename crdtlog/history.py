@@ -12,9 +12,9 @@ from crdtlog import clock, document
 from crdtlog.catalog import Tracked
 from crdtlog.connection import bindable, fetch, translated
 from crdtlog.document import Compact, Document, Version
-from crdtlog.entry import DELETE, INSERT, UPDATE, Patch, Section, decode_data
 from crdtlog.errors import NoSuchRow, NoSuchTable, Usage
 from crdtlog.merge_history import PatchedValues
+from crdtlog.payload import DELETE, INSERT, UPDATE, Patch, Section, decode_data
 from crdtlog.rows import document_key
 from crdtlog.state import State
 from crdtlog.values import KEY_HINT, Key, Value, normal_key, possible_keys, text_bytes

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
 from crdtlog import clock, entry
-from crdtlog.entry import Entry, Section, Signed
+from crdtlog.entry import Entry, Signed
 from crdtlog.errors import EntryRefused
+from crdtlog.payload import Section, decode_data
 from crdtlog.values import Key, Value, normal_key, pack, unpack
 from crdtlog.versions import Head, Named, context_difference, device_of
 
@@ -292,7 +293,7 @@ class Log:
             self._decoded.move_to_end(dot)
             return self._decoded[dot]
         item = entry.decode(entry.split(self.signed(number, seq)).body)
-        sections = entry.decode_data(item.payload(), item.first_stamp, item.last_stamp).sections
+        sections = decode_data(item.payload(), item.first_stamp, item.last_stamp).sections
         decoded = self._decoded[dot] = _Decoded(sections, item.raw_size)
         self._decoded_bytes += item.raw_size
         while len(self._decoded) > 1 and (

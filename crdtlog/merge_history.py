@@ -9,10 +9,10 @@ from typing import NamedTuple
 from crdtlog import merging
 from crdtlog.catalog import Tracked
 from crdtlog.document import Version
-from crdtlog.entry import Patch
 from crdtlog.kinds import COUNTER, Base, Failure, Merge, Origin, counter
 from crdtlog.kinds.counter import Begun, Sum
 from crdtlog.merging import Name
+from crdtlog.payload import Patch
 from crdtlog.state import State
 from crdtlog.values import Key, Value
 

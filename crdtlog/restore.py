@@ -12,10 +12,10 @@ from crdtlog.catalog import Tracked
 from crdtlog.connection import bindable, execute_rows, fetch
 from crdtlog.document import BIRTH, Version
 from crdtlog.drain import Drainer, capture_rows
-from crdtlog.entry import DELETE
 from crdtlog.errors import NoSuchTable, NoSuchVersion, TablePaused, Usage
 from crdtlog.history import Row, Write, device_names, dot_text, find_row, losing_versions, slot_of, written_by
 from crdtlog.kinds import counter
+from crdtlog.payload import DELETE
 from crdtlog.rows import Layout, document_key, joined_sql
 from crdtlog.state import State
 from crdtlog.values import Key, Value, hash_rows

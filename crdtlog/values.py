@@ -89,6 +89,27 @@ def check_column(values: Sequence[object]) -> None:
         raise Malformed("a cell holds NaN, which SQLite cannot store")
 
 
+def check_bytes(item: object, size: int, what: str) -> None:
+    """Require that many bytes; `what` names them in the `Malformed` that is raised."""
+    if not isinstance(item, bytes) or len(item) != size:
+        raise Malformed(f"{what}: not {size} bytes")
+
+
+def check_int(item: object, low: int, high: int, what: str) -> None:
+    """Require an integer, both bounds included; as `check_bytes`. A bool is none."""
+    if type(item) is not int or not low <= item <= high:
+        raise Malformed(f"{what}: not a number from {low} to {high}")
+
+
+def check_ints(item: object, low: int, high: int, what: str) -> list[int]:
+    """The array of integers that this must be, each as for `check_int`."""
+    if not isinstance(item, list):
+        raise Malformed(f"{what}: not an array")
+    if item and (set(map(type, item)) != {int} or min(item) < low or max(item) > high):
+        raise Malformed(f"{what}: out of range")
+    return cast("list[int]", item)
+
+
 def same(a: Value, b: Value) -> bool:
     """Whether two values are the same bit for bit."""
     if a is None or type(a) is not type(b) or a != b:

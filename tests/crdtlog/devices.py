@@ -21,7 +21,8 @@ from crdtlog.clock import from_sql
 from crdtlog.connection import escaping_text
 from crdtlog.database import Database
 from crdtlog.device import load_device
-from crdtlog.entry import Entry, Section
+from crdtlog.entry import Entry
+from crdtlog.payload import Section, decode_data
 
 Row = tuple[Any, ...]
 
@@ -240,7 +241,7 @@ def logged(db: Database, after: int = 0) -> list[tuple[Entry, list[Section]]]:
     for item in db.entries_after(after, {}, 1 << 40).entries:
         decoded = entry.decode(entry.split(item.signed).body)
         if decoded.kind == "data":
-            payload = entry.decode_data(decoded.payload(), decoded.first_stamp, decoded.last_stamp)
+            payload = decode_data(decoded.payload(), decoded.first_stamp, decoded.last_stamp)
             found.append((decoded, payload.sections))
     return found
 

@@ -9,8 +9,9 @@ from crdtlog import entry, errors
 from crdtlog.clock import stamp
 from crdtlog.database import Database
 from crdtlog.device import device_from_secrets
-from crdtlog.entry import DELETE, Entry, Section
+from crdtlog.entry import Entry
 from crdtlog.errors import CrdtlogError
+from crdtlog.payload import DELETE, Section, encode_data
 from tests.crdtlog.devices import (
     World,
     apply_all,
@@ -93,7 +94,7 @@ def signed(liar: Database, item: Entry, device: Any = None) -> bytes:
 def data(liar: Database, *sections: Section, **changes: Any) -> bytes:
     """A signed data entry with these sections, whose stamps are counted from the liar's next one."""
     first = liar._state.writer.last_stamp + 1
-    return signed(liar, next_entry(liar, entry.encode_data(sections, first), **changes))
+    return signed(liar, next_entry(liar, encode_data(sections, first), **changes))
 
 
 def section(

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 from crdtlog.catalog import Tracked
 from crdtlog.connection import escaping_text
 from crdtlog.database import Database
-from crdtlog.entry import DELETE, INSERT, Entry, Section
+from crdtlog.entry import Entry
 from crdtlog.history import OPERATIONS
+from crdtlog.payload import DELETE, INSERT, Section
 from crdtlog.values import Key, key_text, normal_key
 from tests.crdtlog.devices import (
     exact,

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from crdtlog.entry import MAX_ROWS
+from crdtlog.payload import MAX_ROWS
 from tests.crdtlog.devices import (
     NUMBERS,
     World,

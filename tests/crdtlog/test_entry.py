@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from crdtlog import entry
 from crdtlog.device import Device, device_from_secrets, verify_bytes
-from crdtlog.entry import DELETE, INSERT, UPDATE, Entry, Section
+from crdtlog.entry import Entry
 from crdtlog.errors import CrdtlogError, Malformed, TooLarge
+from crdtlog.payload import DELETE, INSERT, UPDATE, Section, decode_data, encode_data
 from crdtlog.values import pack
 from crdtlog.versions import MAX_SEQ, Named
 
@@ -30,7 +31,7 @@ OTHER = b"\x01" * 24
 
 def simple(**changes: Any) -> Entry:
     """A valid entry, with some fields changed."""
-    raw = entry.encode_data([Section(b"t" * 8, INSERT, (2,), [["k"]], [["v"]], [1_000])], 1_000)
+    raw = encode_data([Section(b"t" * 8, INSERT, (2,), [["k"]], [["v"]], [1_000])], 1_000)
     fields: dict[str, Any] = {
         "database": b"d" * 32,
         "writer": WRITER,
@@ -97,7 +98,7 @@ def test_an_entry_of_any_earlier_version_is_read_as_it_was_written(vector: dict[
     assert item.payload().hex() == vector["raw"]
     assert [list(map(str, (n.writer.hex(), n.seq, n.hash8.hex()))) for n in item.context] == vector["context"]
     if item.kind == "data":
-        sections = entry.decode_data(item.payload(), item.first_stamp, item.last_stamp).sections
+        sections = decode_data(item.payload(), item.first_stamp, item.last_stamp).sections
         assert list(map(repr, sections)) == [repr(section_of(section)) for section in vector["sections"]]
 
 
@@ -108,7 +109,7 @@ def test_an_entry_is_written_in_the_very_bytes_of_the_vectors(vector: dict[str, 
     assert entry.sign(item, vector_device()).bytes().hex() == vector["signed"]
     if item.kind == "data":
         sections = [section_of(section) for section in vector["sections"]]
-        assert entry.encode_data(sections, item.first_stamp).hex() == vector["raw"]
+        assert encode_data(sections, item.first_stamp).hex() == vector["raw"]
 
 
 def test_the_entries_of_the_vectors_form_a_chain() -> None:
@@ -174,7 +175,7 @@ def test_a_data_payload_comes_back_bit_for_bit(written: list[Section]) -> None:
     first = min(min(section.stamps) for section in written)
     last = max(max(section.stamps) for section in written)
 
-    read = entry.decode_data(entry.encode_data(written, first), first, last).sections
+    read = decode_data(encode_data(written, first), first, last).sections
 
     assert list(map(meant, read)) == list(map(meant, written))
     assert [section.unseen for section in read] == [section.unseen for section in written]
@@ -309,22 +310,22 @@ GOOD = [b"t" * 8, INSERT, [2], [["k", "l"]], [[1, 2]], [0, 5], None, None]
 )
 def test_a_section_with_an_impossible_field_is_malformed(field: int, value: Any) -> None:
     section = list(GOOD)
-    assert entry.decode_data(pack([section]), 100, 105).sections[0].rows == 2
+    assert decode_data(pack([section]), 100, 105).sections[0].rows == 2
     section[field] = value
 
     with pytest.raises(Malformed):
-        entry.decode_data(pack([section]), 100, 105)
+        decode_data(pack([section]), 100, 105)
 
 
 def test_a_delete_writes_no_cells() -> None:
     with pytest.raises(Malformed):
-        entry.decode_data(pack([[b"t" * 8, DELETE, [2], [["k"]], [["v"]], 0, None, None]]), 1, 1)
+        decode_data(pack([[b"t" * 8, DELETE, [2], [["k"]], [["v"]], 0, None, None]]), 1, 1)
 
 
 @pytest.mark.parametrize("payload", [None, [], 7, [[]], [[1] * 7], {"a": 1}])
 def test_a_payload_that_is_no_list_of_sections_is_malformed(payload: Any) -> None:
     with pytest.raises(Malformed):
-        entry.decode_data(pack(payload), 1, 1)
+        decode_data(pack(payload), 1, 1)
 
 
 def test_an_entry_holds_no_more_rows_than_one_transaction_may_show() -> None:
@@ -332,12 +333,12 @@ def test_an_entry_holds_no_more_rows_than_one_transaction_may_show() -> None:
         return [b"t" * 8, DELETE, [], [list(range(first, first + 2_501))], [], 0, None, None]
 
     with pytest.raises(Malformed, match="5,000"):
-        entry.decode_data(pack([half(0), half(3_000)]), 1, 1)
+        decode_data(pack([half(0), half(3_000)]), 1, 1)
 
 
 @given(st.binary(max_size=300))
 def test_any_bytes_are_an_entry_or_refused(data: bytes) -> None:
-    for read in (entry.split, entry.decode, lambda raw: entry.decode_data(raw, 0, 10)):
+    for read in (entry.split, entry.decode, lambda raw: decode_data(raw, 0, 10)):
         try:
             read(data)
         except (Malformed, TooLarge):
@@ -348,7 +349,7 @@ def test_any_bytes_are_an_entry_or_refused(data: bytes) -> None:
 def test_any_change_of_a_valid_body_or_payload_is_decoded_or_refused(choose: st.DataObject) -> None:
     body = entry.encode(simple(context=(Named(OTHER, 3, b"h" * 8),)))
     raw = pack([GOOD])
-    for data, read in ((body, entry.decode), (raw, lambda bytes_: entry.decode_data(bytes_, 100, 105))):
+    for data, read in ((body, entry.decode), (raw, lambda bytes_: decode_data(bytes_, 100, 105))):
         at = choose.draw(st.integers(0, len(data) - 1))
         changed = data[:at] + bytes([choose.draw(st.integers(0, 255))]) + data[at + 1 :]
         try:

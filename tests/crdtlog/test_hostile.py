@@ -11,8 +11,8 @@ import pytest
 
 from crdtlog import entry
 from crdtlog.clock import MAX_STAMP
-from crdtlog.entry import DELETE, INSERT, UPDATE, Section
 from crdtlog.errors import CrdtlogError
+from crdtlog.payload import DELETE, INSERT, UPDATE, Section, encode_data
 from crdtlog.values import pack
 from crdtlog.versions import Named
 from tests.crdtlog.devices import (
@@ -43,7 +43,7 @@ def test_a_wrong_signature(three: Three) -> None:
 
 
 def test_the_signature_of_another_member(three: Three) -> None:
-    item = next_entry(three.liar, entry.encode_data([section(three.liar, "t", DELETE, ["k"])], 0))
+    item = next_entry(three.liar, encode_data([section(three.liar, "t", DELETE, ["k"])], 0))
     refused(three, signed(three.liar, item, three.other.device))
 
 
@@ -53,9 +53,7 @@ def test_a_signature_made_for_another_purpose(three: Three) -> None:
 
 
 def test_an_author_who_is_no_member(three: Three) -> None:
-    raw = entry.encode_data(
-        [section(three.liar, "t", DELETE, ["k"])], three.liar._state.writer.last_stamp + 1
-    )
+    raw = encode_data([section(three.liar, "t", DELETE, ["k"])], three.liar._state.writer.last_stamp + 1)
     item = next_entry(three.liar, raw, writer=STRANGER.id + b"12345678", seq=1, previous=b"", context=())
     refused(three, signed(three.liar, item, STRANGER))
 
@@ -119,7 +117,7 @@ def test_a_context_that_goes_back_behind_what_the_log_said_before(three: Three) 
     sync(other, honest)
     apply_all(honest, [blob])
     own = liar._state.writer
-    item = next_entry(liar, entry.encode_data([section(liar, "t", UPDATE, ["l"], ["x"])], own.last_stamp + 1))
+    item = next_entry(liar, encode_data([section(liar, "t", UPDATE, ["l"], ["x"])], own.last_stamp + 1))
     context = (Named(other.writer, 1, first[:8]),)
     back = replace(item, seq=own.seq + 2, previous=entry.split(blob).hash, context=context)
 
@@ -239,7 +237,7 @@ def test_the_highest_stamp_of_all_can_still_be_overwritten(three: Three) -> None
     liar, honest, other = three
     first = liar._state.writer.last_stamp + 1
     rows = Section(table_id(liar, "t"), UPDATE, slots(liar, "t")[:1], [["k"]], [["for ever"]], [MAX_STAMP])
-    blob = signed(liar, next_entry(liar, entry.encode_data([rows], first), last_stamp=MAX_STAMP))
+    blob = signed(liar, next_entry(liar, encode_data([rows], first), last_stamp=MAX_STAMP))
     apply_all(honest, [blob])
 
     honest.execute("UPDATE t SET v = 'not for ever' WHERE id = 'k'")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from crdtlog import entry, errors
 from crdtlog.database import Database
-from crdtlog.entry import DELETE, INSERT, UPDATE
 from crdtlog.errors import CrdtlogError
+from crdtlog.payload import DELETE, INSERT, UPDATE, encode_data
 from crdtlog.values import pack
 from tests.crdtlog.devices import (
     World,
@@ -69,7 +69,7 @@ def test_an_entry_changed_and_signed_anew_is_refused_or_harmless(
         liar, honest, other = made_three(world)
         first = liar._state.writer.last_stamp + 1
         both = [section(liar, "t", UPDATE, ["k"], ["new"]), section(liar, "i", INSERT, [7], [0.5])]
-        raw = entry.encode_data(both, first)
+        raw = encode_data(both, first)
         for in_payload, in_body in changes:
             body = entry.encode(next_entry(liar, changed(raw, in_payload)))
             if in_body is not None:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from crdtlog import entry
 from crdtlog.apply import _NUMERIC_TEXT
 from crdtlog.errors import EntryRefused, Malformed
 from crdtlog.membership import Newcomer
+from crdtlog.payload import decode_data
 from tests.crdtlog.devices import World, assert_converged, devices, send, sync
 
 NOTES = "CREATE TABLE notes (id TEXT PRIMARY KEY, title TEXT)"
@@ -35,7 +35,7 @@ def test_a_payload_of_countless_values_is_refused_before_it_fills_the_memory(raw
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     with pytest.raises(Malformed):
-        entry.decode_data(raw, 0, 1)
+        decode_data(raw, 0, 1)
 
     grown_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert grown_mib < 600

@@ -7,8 +7,8 @@ import pytest
 
 from crdtlog import entry
 from crdtlog.database import Database
-from crdtlog.entry import UPDATE, Patch
 from crdtlog.kinds import COUNTER, JSON, SET, TEXT, Base, Edit, Edited, Merge, Merged, Origin, counter
+from crdtlog.payload import UPDATE, Patch
 from crdtlog.tracking import encode_merge
 from crdtlog.values import pack
 from tests.crdtlog.devices import apply_all, assert_converged, lacking, rows_of, sync, sync_all

@@ -10,10 +10,10 @@ import pytest
 import crdtlog
 from crdtlog import entry
 from crdtlog.database import Database
-from crdtlog.entry import UPDATE, Patch
 from crdtlog.errors import StaleDocument
 from crdtlog.kinds import TEXT
 from crdtlog.kinds.yjs import edit_client, start_client, utf16_length
+from crdtlog.payload import UPDATE, Patch, encode_data
 from crdtlog.texts import with_lane
 from tests.crdtlog import poison
 from tests.crdtlog.devices import World, assert_converged, devices, rows_of, send, sync_all, write_apart
@@ -84,7 +84,7 @@ def test_senseless_patches_of_a_member_never_hurt_who_holds_the_text_open(world:
         before = str(text)
         stamp, patch = own.last_stamp + 1 + number, Patch(TEXT, *begun, with_lane(lane, update))
         lie = section(liar, "t", UPDATE, ["a"], [None], patches={slot: [patch]}, stamps=[stamp])
-        raw = entry.encode_data([lie], stamp)
+        raw = encode_data([lie], stamp)
         place = {"seq": own.seq + 1 + number, "previous": previous, "first_stamp": stamp, "last_stamp": stamp}
         signed = entry.sign(next_entry(liar, raw, **place), liar.device)
         previous = signed.hash

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from crdtlog import kinds
-from crdtlog.entry import UPDATE, Patch, Section, decode_data, encode_data
 from crdtlog.kinds import COUNTER, TEXT, Base, Documents, Merge, Merged, Origin, counter
+from crdtlog.payload import UPDATE, Patch, Section, decode_data, encode_data
 from crdtlog.texts import TextDocuments
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "vectors" / "merging.json").read_text())

@@ -7,10 +7,10 @@ import pytest
 
 from crdtlog import merging
 from crdtlog.database import Database
-from crdtlog.entry import UPDATE, Patch
 from crdtlog.errors import CrdtlogError, WorkerUnavailable
 from crdtlog.kinds import TEXT, Failure, Merge, Merged
 from crdtlog.kinds.yjs import edit_client, start_client
+from crdtlog.payload import UPDATE, Patch
 from crdtlog.texts import TextDocuments, new_lane, with_lane
 from tests.crdtlog import poison
 from tests.crdtlog.devices import (

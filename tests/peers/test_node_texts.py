@@ -4,8 +4,8 @@ import pytest
 
 import crdtlog
 from crdtlog.database import Database
-from crdtlog.entry import UPDATE, Patch
 from crdtlog.kinds import TEXT
+from crdtlog.payload import UPDATE, Patch
 from crdtlog.texts import with_lane
 from peers.cli.doctor import _merging
 from tests.crdtlog import poison
