@@ -1,21 +1,21 @@
 """Schemas read from real SQLite files, and received ones proved harmless: the door to all about schemas.
 
-`inspection` reads, `proving` accepts, `description` says what a table is and `statements` writes it as SQL. What is
-read from a file is proved like what is received, so that whatever one device tracks, another can build.
+`inspection` reads, `proving` accepts, `description` says what a table is, `comparison` whether two may exchange rows,
+and `statements` writes one as SQL. What is read from a file is proved like what is received, so that whatever one
+device tracks, another can build.
 """
 
 import sqlite3
 
 from crdtlog import errors
+from crdtlog.schema.comparison import Places, difference
 from crdtlog.schema.description import (
     Column,
     ForeignKey,
     Index,
     IndexColumn,
-    Places,
     Table,
     affinity,
-    difference,
     from_wire,
     is_internal,
     to_wire,
