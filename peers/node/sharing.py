@@ -7,11 +7,9 @@ that both sides keep the same.
 
 import asyncio
 import contextlib
-import math
 import os
 import ssl
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -25,6 +23,7 @@ from peers.node.files import Facts, SharedFile
 from peers.node.link import LIMITS, Link
 from peers.node.pace import Pace, TooOften
 from peers.node.places import Places
+from peers.node.tally import Tally
 from peers.node.transport import PORT_HEADER, SYNC_PATH, Caller, Wire, parse_address
 from peers.node.wording import sentences, told
 from peers.session import messages
@@ -32,10 +31,6 @@ from peers.session.machine import Close, Code
 
 BAN_SECONDS = 30.0
 """A device that sent what it must not is not listened to for this long."""
-REPORT_SECONDS = 1.0
-"""Rows that come within this time are one line of the log."""
-REPORT_AGAIN_SECONDS = 5.0
-"""While rows keep coming, so much time passes between two such lines."""
 SIGHTING_SECONDS = 3.0
 """How long a sync waits for devices to be found on the local network."""
 FAREWELL_SECONDS = 1.0
@@ -92,12 +87,11 @@ class Sharing:
         self._context: ssl.SSLContext | None = None
         self._greeted: dict[Link, Callable[[bytes], None]] = {}
         self._is_settled = False
-        self._rows: Counter[tuple[str, str]] = Counter()
-        self._reported_at = -math.inf
+        self._rows = Tally(self.say)
         self._news = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         file.on_change = self._file_changed
-        file.on_rows = lambda count: self._count("", count, "changed here")
+        file.on_rows = lambda count: self._rows.count("", count, "changed here")
         file.on_problem = self.say
 
     async def start(self, static: Iterable[str]) -> None:
@@ -130,7 +124,7 @@ class Sharing:
             self.say("much is left to take in; that goes on next time")
         except CrdtlogError as error:
             self.say(sentences(error, error.hint))
-        self._report()
+        self._rows.tell()
         await self.file.close()
 
     async def _links_ended(self) -> bool:
@@ -351,7 +345,7 @@ class Sharing:
 
     def link_received(self, link: Link, rows: int) -> None:
         """See `Owner`."""
-        self._count("received", rows, f"from {link.name}")
+        self._rows.count("received", rows, f"from {link.name}")
 
     def link_refused_late(self, link: Link, close: Close) -> None:
         """See `Owner`."""
@@ -411,27 +405,12 @@ class Sharing:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    # --- telling --------------------------------------------------------------------------------------------------
+    # --- questions ------------------------------------------------------------------------------------------------
 
     def _tell(self) -> None:
         """Wake whoever waits for something to change."""
         self._news.set()
         self._news = asyncio.Event()
-
-    def _count(self, before: str, rows: int, after: str) -> None:
-        if not self._rows:
-            again = self._reported_at + REPORT_AGAIN_SECONDS - time.monotonic()
-            asyncio.get_running_loop().call_later(max(REPORT_SECONDS, again), self._report)
-        self._rows[before, after] += rows
-
-    def _report(self) -> None:
-        rows, self._rows = self._rows, Counter()
-        if rows:
-            self._reported_at = time.monotonic()
-        for (before, after), count in rows.items():
-            self.say(f"{before} {'1 row' if count == 1 else f'{count:,} rows'} {after}".strip())
-
-    # --- questions ------------------------------------------------------------------------------------------------
 
     async def wait_for(self, condition: Callable[[], bool]) -> None:
         """Return when the condition holds; it is asked whenever a link or the file changes."""

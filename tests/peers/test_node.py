@@ -14,7 +14,7 @@ from crdtlog.device import Home, load_device
 from crdtlog.errors import AddressInUse, DiskFull, EntryRefused, Locked, NoPeer, NotInitialised, Usage
 from peers.node.files import open_shared_file
 from peers.node.node import Node, Options
-from peers.node.sharing import REPORT_AGAIN_SECONDS
+from peers.node.tally import REPORT_AGAIN_SECONDS
 from tests.peers.nodes import Machine, link, linked, run, until
 
 MakeHome = Callable[..., Path]
