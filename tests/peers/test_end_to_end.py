@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -18,18 +17,7 @@ from peers.control import Client
 from tests.peers.nodes import Machine
 from tests.peers.processes import ROOT, Daemon
 
-MakeHome = Callable[..., Path]
 MANY = 60_000
-
-
-@pytest.fixture
-def laptop(home: MakeHome, tmp_path: Path) -> Machine:
-    return Machine.founding(home("laptop"), tmp_path)
-
-
-@pytest.fixture
-def phone(home: MakeHome, tmp_path: Path) -> Machine:
-    return Machine.at(home("phone"), tmp_path)
 
 
 def pair(issuer: Machine, joiner: Machine, *, prefix: Sequence[str] = (), address: str | None = None) -> None:
