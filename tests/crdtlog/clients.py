@@ -2,15 +2,15 @@
 
 import shutil
 import sqlite3
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import product
 from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
 from crdtlog.database import Database
-from tests.crdtlog.devices import closing_connection, send
+from tests.crdtlog.devices import World, closing_connection, devices, quick_directory, send, sync_all
 
 SHELL = shutil.which("sqlite3")
 
@@ -227,7 +227,15 @@ class Reopen(NamedTuple):
     device: int
 
 
-Step = Client | Unseen | Drain | Send | Reopen
+class Choose(NamedTuple):
+    """Somebody on one device gives a column of table `t` another kind."""
+
+    device: int
+    column: str
+    kind: str
+
+
+Step = Client | Unseen | Drain | Send | Reopen | Choose
 
 
 def steps(count: int, shapes: list[Shape]) -> st.SearchStrategy[list[Step]]:
@@ -279,10 +287,34 @@ def quarrel(draw: st.DrawFn, count: int, shape: Shape) -> list[Step]:
     return history
 
 
+def merging(statements: list[str], kinds: dict[str, list[str]]) -> st.SearchStrategy[list[Step]]:
+    """What may happen on three devices to the columns of `t` that merge; `kinds` are those each may be given."""
+    device = st.integers(0, 2)
+    client = st.builds(lambda device, sql: Client(device, [sql]), device, st.sampled_from(statements))
+    send = st.permutations(range(3)).map(lambda order: Send(*order[:2]))
+    choices = [(column, kind) for column, some in kinds.items() for kind in some]
+    choose = st.builds(lambda device, choice: Choose(device, *choice), device, st.sampled_from(choices))
+    return st.lists(
+        st.one_of(*[client] * 4, *[send] * 4, *[st.builds(Drain, device)] * 2, choose), max_size=30
+    )
+
+
+@contextmanager
+def after_a_quarrel(choose: st.DataObject, shape: Shape) -> Iterator[list[Database]]:
+    """Two devices, `ant` and `bee`, that have quarrelled over one table and now hold the same."""
+    plan = choose.draw(quarrel(2, shape))
+    with quick_directory() as directory, World(directory) as world:
+        dbs = devices(world, ["ant", "bee"], [shape.sql])
+        play(dbs, plan)
+        sync_all(dbs)
+        yield dbs
+
+
 def play(dbs: list[Database], history: list[Step]) -> None:
     """What clients write on some devices, and what these send one another.
 
-    For tests that only want a history: writes that no trigger sees, and new beginnings, are left out.
+    For tests that only want a history: writes that no trigger sees, and new beginnings, are left out. A statement may
+    fail on a constraint, or on a text that is no JSON.
     """
     for step in history:
         match step:
@@ -290,10 +322,15 @@ def play(dbs: list[Database], history: list[Step]) -> None:
                 with closing_connection(dbs[device].path) as connection:
                     connection.execute("BEGIN IMMEDIATE")
                     for sql in statements:
-                        with suppress(sqlite3.IntegrityError):
+                        try:
                             connection.execute(sql)
+                        except sqlite3.Error as error:
+                            no_json = "malformed JSON" in str(error)
+                            assert no_json or isinstance(error, sqlite3.IntegrityError)
                     connection.execute(ending)
             case Drain(device):
                 dbs[device].drain_all()
             case Send(source, target):
                 send(dbs[source], dbs[target])
+            case Choose(device, column, kind):
+                dbs[device].track("t", {column: kind})

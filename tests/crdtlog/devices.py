@@ -8,6 +8,7 @@ import os
 import sqlite3
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -121,6 +122,17 @@ def write_apart(dbs: Sequence[Database], sql: str) -> None:
     for db in dbs:
         db.execute(sql, {"name": db.device.name})
         db.drain_all()
+
+
+def apart(world: World, schema: str, *statements: str, rows: str = "") -> tuple[Database, Database]:
+    """Two devices, `one` and `other`, that have run one statement each, the second later, and then exchanged both."""
+    one, other = pair(world, schema, rows=rows)
+    for db, sql in zip((one, other), statements, strict=True):
+        db.execute(sql)
+        db.drain_all()
+        time.sleep(0.002)
+    sync(one, other)
+    return one, other
 
 
 def without_triggers(db: Database, sql: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 from crdtlog import errors
 from tests.crdtlog.devices import (
     World,
+    apart,
     apply_all,
     assert_converged,
     closing_connection,
@@ -28,6 +29,7 @@ from tests.crdtlog.devices import (
 )
 
 TABLE = "CREATE TABLE t (id TEXT PRIMARY KEY, v, n INTEGER)"
+ROW = "INSERT INTO t VALUES ('k', 'old', 0)"
 
 # --- conflicts ----------------------------------------------------------------------------------------------------
 
@@ -35,11 +37,9 @@ TABLE = "CREATE TABLE t (id TEXT PRIMARY KEY, v, n INTEGER)"
 def test_of_two_concurrent_writes_the_later_shows_and_the_other_is_listed_with_its_device(
     world: World,
 ) -> None:
-    one, other = pair(world, TABLE, rows="INSERT INTO t VALUES ('k', 'old', 0)")
-    one.execute("UPDATE t SET v = 'earlier'")
-    one.drain_all()
-    other.execute("UPDATE t SET v = 'later', n = 7")
-    sync(one, other)
+    one, other = apart(
+        world, TABLE, "UPDATE t SET v = 'earlier'", "UPDATE t SET v = 'later', n = 7", rows=ROW
+    )
 
     for db in (one, other):
         assert rows_of(db) == [("k", "later", 7)]
@@ -51,7 +51,7 @@ def test_of_two_concurrent_writes_the_later_shows_and_the_other_is_listed_with_i
 
 
 def test_a_write_that_saw_both_ends_the_conflict_everywhere(world: World) -> None:
-    one, other = pair(world, TABLE, rows="INSERT INTO t VALUES ('k', 'old', 0)")
+    one, other = pair(world, TABLE, rows=ROW)
     write_apart([one, other], "UPDATE t SET v = :name")
     sync(one, other)
     assert len(one.conflicts()) == 1
@@ -64,7 +64,7 @@ def test_a_write_that_saw_both_ends_the_conflict_everywhere(world: World) -> Non
 
 
 def test_equal_values_written_apart_are_no_conflict_to_look_at(world: World) -> None:
-    one, other = pair(world, TABLE, rows="INSERT INTO t VALUES ('k', 'old', 0)")
+    one, other = pair(world, TABLE, rows=ROW)
     write_apart([one, other], "UPDATE t SET v = 'same'")
     sync(one, other)
 
@@ -73,12 +73,7 @@ def test_equal_values_written_apart_are_no_conflict_to_look_at(world: World) -> 
 
 
 def test_a_delete_that_had_not_seen_an_update_is_a_conflict_that_shows_what_it_took(world: World) -> None:
-    one, other = pair(world, TABLE, rows="INSERT INTO t VALUES ('k', 'old', 0)")
-    one.execute("UPDATE t SET v = 'precious'")
-    one.drain_all()
-    time.sleep(0.002)
-    other.execute("DELETE FROM t")
-    sync(one, other)
+    one, other = apart(world, TABLE, "UPDATE t SET v = 'precious'", "DELETE FROM t", rows=ROW)
 
     for db in (one, other):
         assert rows_of(db) == []
@@ -91,14 +86,9 @@ def test_a_delete_that_had_not_seen_an_update_is_a_conflict_that_shows_what_it_t
 
 
 def test_an_update_that_had_not_seen_the_delete_brings_the_whole_row_back(world: World) -> None:
-    one, other = pair(world, TABLE, rows="INSERT INTO t VALUES ('k', 'kept', 5)")
-    other.execute("DELETE FROM t")
-    other.drain_all()
-    time.sleep(0.002)
-    one.execute("UPDATE t SET n = 6")
-    sync(one, other)
+    one, other = apart(world, TABLE, "DELETE FROM t", "UPDATE t SET n = 6", rows=ROW)
 
-    assert rows_of(one) == rows_of(other) == [("k", "kept", 6)]
+    assert rows_of(one) == rows_of(other) == [("k", "old", 6)]
     assert_converged([one, other], ["t"])
 
 
@@ -298,7 +288,7 @@ def test_a_received_table_whose_name_is_taken_pauses_or_is_refused_in_our_words(
 
 
 def test_whoever_saw_a_write_from_the_year_9999_can_overwrite_it(world: World) -> None:
-    one, other = pair(world, TABLE, rows="INSERT INTO t VALUES ('k', 'old', 0)")
+    one, other = pair(world, TABLE, rows=ROW)
     one._state.now_ms = lambda: 253_000_000_000_000
     with closing_connection(one.path) as connection:
         connection.execute("UPDATE t SET v = 'future'")
@@ -315,7 +305,7 @@ def test_whoever_saw_a_write_from_the_year_9999_can_overwrite_it(world: World) -
 
 
 def test_a_clock_that_is_set_back_does_not_lose_to_ones_own_earlier_writes(world: World) -> None:
-    one, other = pair(world, TABLE, rows="INSERT INTO t VALUES ('k', 'old', 0)")
+    one, other = pair(world, TABLE, rows=ROW)
     one.execute("UPDATE t SET v = 'before'")
     one.drain_all()
     one._state.now_ms = lambda: 1_000

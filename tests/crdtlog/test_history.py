@@ -12,7 +12,7 @@ from crdtlog.database import Database
 from crdtlog.errors import NoSuchRow, NoSuchTable, Usage
 from crdtlog.history import Written
 from crdtlog.values import key_text
-from tests.crdtlog.clients import SHAPES, Shape, play, quarrel
+from tests.crdtlog.clients import SHAPES, Shape, after_a_quarrel
 from tests.crdtlog.devices import (
     World,
     devices,
@@ -43,11 +43,7 @@ def listed(db: Database) -> dict[Any, set[tuple[str | None, str]]]:
 def test_every_write_of_a_row_is_in_its_history_once_with_what_became_of_it(
     choose: st.DataObject, shape: Shape
 ) -> None:
-    plan = choose.draw(quarrel(2, shape))
-    with quick_directory() as directory, World(directory) as world:
-        dbs = devices(world, ["ant", "bee"], [shape.sql])
-        play(dbs, plan)
-        sync_all(dbs)
+    with after_a_quarrel(choose, shape) as dbs:
         db = dbs[0]
         tracked, shown, conflicts = db._state.table(shape.name), content(db)[shape.name], listed(db)
         names = {slot: column.name for slot, column in tracked.cells}

@@ -1,13 +1,12 @@
 """Counters in real tables: plain SQL steps on several devices add up, whatever order they meet in."""
 
-import random
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crdtlog.database import Database
 from crdtlog.errors import NoSuchTable, Usage
+from tests.crdtlog.clients import Step, merging, play
 from tests.crdtlog.devices import (
     World,
     assert_converged,
@@ -156,49 +155,26 @@ def test_text_columns_do_not_count(world: World) -> None:
         one.track("t", {"title": "counter"})
 
 
-STEPS = st.sampled_from(
-    [
-        *["UPDATE t SET likes = likes + 1", "UPDATE t SET likes = likes - 3, level = level + 0.1"] * 3,
-        "UPDATE t SET likes = 0",
-        "UPDATE t SET likes = NULL",
-        "UPDATE t SET likes = 'text', title = 2",
-        "UPDATE t SET likes = 2.5",
-        "UPDATE t SET level = 1e300 * 10",
-        "UPDATE t SET title = title || 'x'",
-        "DELETE FROM t",
-        "INSERT INTO t VALUES ('a', 5, 0.5, 'new')",
-        "REPLACE INTO t VALUES ('a', 6, 1, 'replaced')",
-        "INSERT INTO t VALUES ('a', 7, 7, 7) ON CONFLICT DO UPDATE SET likes = likes + 7",
-        "kind likes counter",
-        "kind likes register",
-    ]
-)
+STATEMENTS = [
+    *["UPDATE t SET likes = likes + 1", "UPDATE t SET likes = likes - 3, level = level + 0.1"] * 3,
+    "UPDATE t SET likes = 0",
+    "UPDATE t SET likes = NULL",
+    "UPDATE t SET likes = 'text', title = 2",
+    "UPDATE t SET likes = 2.5",
+    "UPDATE t SET level = 1e300 * 10",
+    "UPDATE t SET title = title || 'x'",
+    "DELETE FROM t",
+    "INSERT INTO t VALUES ('a', 5, 0.5, 'new')",
+    "REPLACE INTO t VALUES ('a', 6, 1, 'replaced')",
+    "INSERT INTO t VALUES ('a', 7, 7, 7) ON CONFLICT DO UPDATE SET likes = likes + 7",
+]
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 2), STEPS | st.tuples(st.integers(0, 2))), max_size=25), st.randoms()
-)
-def test_after_any_history_of_counting_all_devices_show_the_same(
-    history: list[tuple[int, str | tuple[int]]], rng: random.Random
-) -> None:
+@given(merging(STATEMENTS, {"likes": ["counter", "register"]}))
+def test_after_any_history_of_counting_all_devices_show_the_same(history: list[Step]) -> None:
     with quick_directory() as directory, World(directory) as world:
         dbs = fleet(world, 3, ROW)
-        for device, step in history:
-            db = dbs[device]
-            if isinstance(step, tuple):
-                if step[0] != device:
-                    db.drain_all()
-                    send(db, dbs[step[0]])
-            elif step.startswith("kind"):
-                _, column, kind = step.split()
-                db.track("t", {column: kind})
-            else:
-                try:
-                    db.execute(step)
-                except Exception as error:
-                    assert "UNIQUE" in str(error)
-                if rng.random() < 0.5:
-                    db.drain_all()
+        play(dbs, history)
         sync_all(dbs)
         assert_converged(dbs, ["t"])
 

@@ -1,15 +1,13 @@
 """JSON documents and sets in real tables: what several devices change by plain SQL is merged, alike on each."""
 
-import random
-import sqlite3
 from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from crdtlog import kinds
 from crdtlog.database import Database
+from tests.crdtlog.clients import Step, merging, play
 from tests.crdtlog.devices import (
     World,
     assert_converged,
@@ -171,53 +169,28 @@ def test_a_column_changes_its_kind_and_keeps_what_it_shows(world: World, kind: s
 
 
 META = ['{"x": 1}', '{"x": 2, "l": [1, 2]}', '{"l": [2, 1, 3]}', '[1, {"id": 1}]', "5", "no json", "{}"]
-STEPS = st.sampled_from(
-    [
-        *(f"UPDATE t SET meta = '{text}'" for text in META),
-        *[
-            "UPDATE t SET meta = json_set(meta, '$.k', 1)",
-            "UPDATE t SET meta = json_insert(meta, '$.l[#]', 9)",
-        ]
-        * 3,
-        "UPDATE t SET meta = NULL, tags = NULL",
-        *(f"UPDATE t SET tags = '{text}'" for text in ['["a"]', '["b", "a"]', '[1, "c"]', "[]", "x"]),
-        "UPDATE t SET tags = json_insert(tags, '$[#]', 'z')",
-        "UPDATE t SET n = n + 1, plain = n",
-        "DELETE FROM t",
-        "INSERT INTO t VALUES ('a', '{\"i\": 1}', '[\"i\"]', 5, 'new')",
-        "REPLACE INTO t VALUES ('a', '{\"r\": 1}', '[\"r\"]', 6, 'replaced')",
-        "kind meta json",
-        "kind meta register",
-        "kind tags json",
-        "kind tags set",
+STATEMENTS = [
+    *(f"UPDATE t SET meta = '{text}'" for text in META),
+    *[
+        "UPDATE t SET meta = json_set(meta, '$.k', 1)",
+        "UPDATE t SET meta = json_insert(meta, '$.l[#]', 9)",
     ]
-)
+    * 3,
+    "UPDATE t SET meta = NULL, tags = NULL",
+    *(f"UPDATE t SET tags = '{text}'" for text in ['["a"]', '["b", "a"]', '[1, "c"]', "[]", "x"]),
+    "UPDATE t SET tags = json_insert(tags, '$[#]', 'z')",
+    "UPDATE t SET n = n + 1, plain = n",
+    "DELETE FROM t",
+    "INSERT INTO t VALUES ('a', '{\"i\": 1}', '[\"i\"]', 5, 'new')",
+    "REPLACE INTO t VALUES ('a', '{\"r\": 1}', '[\"r\"]', 6, 'replaced')",
+]
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 2), STEPS | st.tuples(st.integers(0, 2))), max_size=25), st.randoms()
-)
-def test_after_any_history_of_merging_all_devices_show_the_same(
-    history: list[tuple[int, str | tuple[int]]], rng: random.Random
-) -> None:
+@given(merging(STATEMENTS, {"meta": ["json", "register"], "tags": ["json", "set"]}))
+def test_after_any_history_of_merging_all_devices_show_the_same(history: list[Step]) -> None:
     with quick_directory() as directory, World(directory) as world:
         dbs = fleet(world, 3)
-        for device, step in history:
-            db = dbs[device]
-            if isinstance(step, tuple):
-                if step[0] != device:
-                    db.drain_all()
-                    send(db, dbs[step[0]])
-            elif step.startswith("kind"):
-                _, column, kind = step.split()
-                db.track("t", {column: kind})
-            else:
-                try:
-                    db.execute(step)
-                except sqlite3.Error as error:
-                    assert "UNIQUE" in str(error) or "malformed JSON" in str(error)
-                if rng.random() < 0.5:
-                    db.drain_all()
+        play(dbs, history)
         sync_all(dbs)
         assert_converged(dbs, ["t"])
 

@@ -1,13 +1,10 @@
 """Texts in real tables: what several people write into one text by plain SQL stands together, alike on each device."""
 
-import random
-import sqlite3
-
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import given
 
 from crdtlog.database import Database
+from tests.crdtlog.clients import Step, merging, play
 from tests.crdtlog.devices import (
     World,
     assert_converged,
@@ -149,50 +146,25 @@ def test_a_text_is_not_begun_anew_before_every_device_has_it(world: World) -> No
     assert_converged([one, other], ["t"])
 
 
-STEPS = st.sampled_from(
-    [
-        *["UPDATE t SET body = body || ' end'", "UPDATE t SET body = 'start ' || body"] * 3,
-        "UPDATE t SET body = replace(body, 'quick', 'qu—ck')",
-        "UPDATE t SET body = substr(body, 1, 10) || 'mid' || substr(body, 11)",
-        "UPDATE t SET body = substr(body, 5)",
-        "UPDATE t SET body = ''",
-        "UPDATE t SET body = NULL",
-        "UPDATE t SET body = CAST(x'ff41' AS TEXT)",
-        "UPDATE t SET title = 1, body = 'rewritten'",
-        "DELETE FROM t",
-        "INSERT INTO t VALUES ('a', 'inserted', 'new')",
-        "REPLACE INTO t VALUES ('a', 'replaced', 'r')",
-        "kind body text",
-        "kind body register",
-        "kind body json",
-    ]
-)
+STATEMENTS = [
+    *["UPDATE t SET body = body || ' end'", "UPDATE t SET body = 'start ' || body"] * 3,
+    "UPDATE t SET body = replace(body, 'quick', 'qu—ck')",
+    "UPDATE t SET body = substr(body, 1, 10) || 'mid' || substr(body, 11)",
+    "UPDATE t SET body = substr(body, 5)",
+    "UPDATE t SET body = ''",
+    "UPDATE t SET body = NULL",
+    "UPDATE t SET body = CAST(x'ff41' AS TEXT)",
+    "UPDATE t SET title = 1, body = 'rewritten'",
+    "DELETE FROM t",
+    "INSERT INTO t VALUES ('a', 'inserted', 'new')",
+    "REPLACE INTO t VALUES ('a', 'replaced', 'r')",
+]
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
-@given(
-    st.lists(st.tuples(st.integers(0, 2), STEPS | st.tuples(st.integers(0, 2))), max_size=20), st.randoms()
-)
-def test_after_any_history_of_writing_all_devices_show_the_same(
-    history: list[tuple[int, str | tuple[int]]], rng: random.Random
-) -> None:
+@given(merging(STATEMENTS, {"body": ["text", "register", "json"]}))
+def test_after_any_history_of_writing_all_devices_show_the_same(history: list[Step]) -> None:
     with quick_directory() as directory, World(directory) as world:
         dbs = fleet(world, 3)
-        for device, step in history:
-            db = dbs[device]
-            if isinstance(step, tuple):
-                if step[0] != device:
-                    db.drain_all()
-                    send(db, dbs[step[0]])
-            elif step.startswith("kind"):
-                _, column, kind = step.split()
-                db.track("t", {column: kind})
-            else:
-                try:
-                    db.execute(step)
-                except sqlite3.IntegrityError as error:
-                    assert "UNIQUE" in str(error)
-                if rng.random() < 0.5:
-                    db.drain_all()
+        play(dbs, history)
         sync_all(dbs)
         assert_converged(dbs, ["t"])

@@ -1,6 +1,5 @@
 """Restoring: a version that lost or was overwritten is written again, shows everywhere, and settles its conflict."""
 
-import sqlite3
 import time
 from typing import Any
 
@@ -9,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crdtlog.database import Database
-from crdtlog.errors import NoSuchRow, NoSuchTable, NoSuchVersion, TablePaused, Usage
+from crdtlog.errors import NoSuchVersion, Usage
 from crdtlog.restore import Restored
 from crdtlog.values import key_text
-from tests.crdtlog.clients import SHAPES, Shape, literal, play, quarrel
+from tests.crdtlog.clients import SHAPES, Shape, after_a_quarrel, literal, play, quarrel
 from tests.crdtlog.devices import (
     World,
+    apart,
     assert_converged,
     conflicts_of,
     devices,
@@ -34,22 +34,12 @@ from tests.crdtlog.devices import (
 from tests.crdtlog.oracle import by_definition, content, logged_lines
 
 TABLE = "CREATE TABLE t (id TEXT PRIMARY KEY, v, n INTEGER)"
+ROW = "INSERT INTO t VALUES ('k', 'old', 0)"
 
 
 def restored(db: Database, conflict: dict[str, Any]) -> Restored:
     """Put back what `conflicts` lists."""
     return db.restore_value(conflict["table"], conflict["key"], conflict["column"], conflict["dot"])
-
-
-def apart(world: World, *statements: str, schema: str = TABLE, rows: str = "") -> tuple[Database, Database]:
-    """Two devices that have run one statement each, the second later, and then exchanged everything."""
-    one, other = pair(world, schema, rows=rows or "INSERT INTO t VALUES ('k', 'old', 0)")
-    for db, sql in zip((one, other), statements, strict=True):
-        db.execute(sql)
-        db.drain_all()
-        time.sleep(0.002)
-    sync(one, other)
-    return one, other
 
 
 # --- any history --------------------------------------------------------------------------------------------------
@@ -59,11 +49,7 @@ def apart(world: World, *statements: str, schema: str = TABLE, rows: str = "") -
 def test_whatever_is_listed_can_be_put_back_and_then_shows_everywhere(
     choose: st.DataObject, shape: Shape
 ) -> None:
-    plan = choose.draw(quarrel(2, shape))
-    with quick_directory() as directory, World(directory) as world:
-        dbs = devices(world, ["ant", "bee"], [shape.sql])
-        play(dbs, plan)
-        sync_all(dbs)
+    with after_a_quarrel(choose, shape) as dbs:
         while listed := dbs[0].conflicts():
             conflict = choose.draw(st.sampled_from(listed))
             done = restored(choose.draw(st.sampled_from(dbs)), conflict)
@@ -79,11 +65,7 @@ def test_whatever_is_listed_can_be_put_back_and_then_shows_everywhere(
 
 @given(st.data(), st.sampled_from(SHAPES[:-2]))
 def test_whatever_history_tells_can_be_put_back(choose: st.DataObject, shape: Shape) -> None:
-    plan = choose.draw(quarrel(2, shape))
-    with quick_directory() as directory, World(directory) as world:
-        dbs = devices(world, ["ant", "bee"], [shape.sql])
-        play(dbs, plan)
-        sync_all(dbs)
+    with after_a_quarrel(choose, shape) as dbs:
         for key in list(logged_lines(dbs[0], shape.name))[:3]:
             lines = [line for line in dbs[0].history(shape.name, key) if line.column]
             if lines:
@@ -133,7 +115,7 @@ def shows(db: Database, done: Restored) -> bool:
 
 
 def test_a_losing_value_that_is_put_back_shows_on_all_devices_and_ends_the_conflict(world: World) -> None:
-    one, other = apart(world, "UPDATE t SET v = 'lost'", "UPDATE t SET v = 'won'")
+    one, other = apart(world, TABLE, "UPDATE t SET v = 'lost'", "UPDATE t SET v = 'won'", rows=ROW)
     (conflict,) = one.conflicts()
     position = one.position()
 
@@ -151,7 +133,9 @@ def test_a_losing_value_that_is_put_back_shows_on_all_devices_and_ends_the_confl
 
 
 def test_putting_back_the_value_that_shows_ends_the_conflict_too(world: World) -> None:
-    one, other = apart(world, "UPDATE t SET v = 'lost', n = 1", "UPDATE t SET v = 'won', n = 2")
+    one, other = apart(
+        world, TABLE, "UPDATE t SET v = 'lost', n = 1", "UPDATE t SET v = 'won', n = 2", rows=ROW
+    )
     other.execute("UPDATE t SET v = 'won'")
     other.drain_all()
     assert len(other.conflicts()) == 2, "writing the shown value again is no change"
@@ -169,7 +153,7 @@ def test_putting_back_the_value_that_shows_ends_the_conflict_too(world: World) -
 
 
 def test_equal_values_that_lost_out_of_sight_end_as_well(world: World) -> None:
-    one, other = apart(world, "UPDATE t SET v = 'same'", "UPDATE t SET v = 'same'")
+    one, other = apart(world, TABLE, "UPDATE t SET v = 'same'", "UPDATE t SET v = 'same'", rows=ROW)
     first = one.history("t", "k", "v")[1]
 
     assert one.restore_value("t", "k", "v", first.dot).dot is not None
@@ -190,7 +174,7 @@ def test_putting_back_what_shows_undisputed_writes_nothing(world: World) -> None
 
 
 def test_an_overwritten_value_can_be_put_back_although_there_is_no_conflict(world: World) -> None:
-    one, other = apart(world, "UPDATE t SET v = 'first'", "UPDATE t SET n = 7")
+    one, other = apart(world, TABLE, "UPDATE t SET v = 'first'", "UPDATE t SET n = 7", rows=ROW)
     one.execute("UPDATE t SET v = 'second'")
     one.drain_all()
     first = one.history("t", "k", "v")[1]
@@ -203,7 +187,7 @@ def test_an_overwritten_value_can_be_put_back_although_there_is_no_conflict(worl
 
 
 def test_two_devices_that_put_back_different_values_disagree_anew(world: World) -> None:
-    one, other = apart(world, "UPDATE t SET v = 'a'", "UPDATE t SET v = 'b'")
+    one, other = apart(world, TABLE, "UPDATE t SET v = 'a'", "UPDATE t SET v = 'b'", rows=ROW)
     (conflict,) = one.conflicts()
     (shown,) = [line for line in one.history("t", "k", "v") if line.state == "shows"]
 
@@ -218,7 +202,7 @@ def test_two_devices_that_put_back_different_values_disagree_anew(world: World) 
 
 
 def test_what_was_written_meanwhile_is_taken_in_first(world: World) -> None:
-    one, other = apart(world, "UPDATE t SET v = 'lost'", "UPDATE t SET v = 'won'")
+    one, other = apart(world, TABLE, "UPDATE t SET v = 'lost'", "UPDATE t SET v = 'won'", rows=ROW)
     (conflict,) = one.conflicts()
     one.execute("UPDATE t SET v = 'meanwhile', n = 5")
     one.execute("INSERT INTO t VALUES ('new', 1, 1)")
@@ -238,7 +222,7 @@ def test_what_was_written_meanwhile_is_taken_in_first(world: World) -> None:
 
 @pytest.mark.parametrize("sql", ["UPDATE t SET v = 'unseen'", "DELETE FROM t"])
 def test_a_change_that_no_trigger_saw_is_not_overwritten_unseen(world: World, sql: str) -> None:
-    one, other = apart(world, "UPDATE t SET v = 'lost', n = 1", "UPDATE t SET v = 'won'")
+    one, other = apart(world, TABLE, "UPDATE t SET v = 'lost', n = 1", "UPDATE t SET v = 'won'", rows=ROW)
     conflict = next(item for item in one.conflicts() if item["column"] == "v")
     without_triggers(one, sql)
     assert one.pending() == 0
@@ -261,9 +245,9 @@ def test_a_row_that_was_deleted_unseen_comes_back_whole(world: World, column: st
     wide = "CREATE TABLE t (id TEXT PRIMARY KEY, v, n INTEGER, b BLOB, r REAL, x)"
     one, other = apart(
         world,
+        wide,
         f"UPDATE t SET v = CAST(x'fffe' AS TEXT), n = {2**63 - 1}, b = x'00ff', r = 9e999",
         "DELETE FROM t WHERE id = 'k'",
-        schema=wide,
         rows="INSERT INTO t VALUES ('k', 'old', 0, NULL, 0.5, -0.0)",
     )
     (conflict,) = other.conflicts()
@@ -282,7 +266,7 @@ def test_a_row_that_was_deleted_unseen_comes_back_whole(world: World, column: st
 
 
 def test_any_version_of_a_deleted_row_brings_it_back_with_that_value(world: World) -> None:
-    one, other = apart(world, "UPDATE t SET v = 'new', n = 5", "UPDATE t SET id = id")
+    one, other = apart(world, TABLE, "UPDATE t SET v = 'new', n = 5", "UPDATE t SET id = id", rows=ROW)
     one.execute("DELETE FROM t")
     sync(one, other)
     first = other.history("t", "k", "v")[0]
@@ -315,9 +299,9 @@ def test_a_numbered_row_comes_back(world: World) -> None:
     schema = "CREATE TABLE t (id INTEGER PRIMARY KEY, v, n INTEGER)"
     one, other = apart(
         world,
+        schema,
         "UPDATE t SET v = 'lost'",
         "DELETE FROM t",
-        schema=schema,
         rows="INSERT INTO t VALUES (5, 'old', 0)",
     )
 
@@ -349,7 +333,7 @@ VALUES = [
 
 @pytest.mark.parametrize("value", [*VALUES, memoryview(b"\xff\0\xfe")], ids=literal)
 def test_every_value_comes_back_bit_for_bit(world: World, value: Any) -> None:
-    one, other = pair(world, TABLE, rows="INSERT INTO t VALUES ('k', 'old', 0)")
+    one, other = pair(world, TABLE, rows=ROW)
     odd = isinstance(value, memoryview)
     sql = "UPDATE t SET v = CAST(? AS TEXT)" if odd else "UPDATE t SET v = ?"
     one.execute(sql, (bytes(value) if odd else value,))
@@ -374,9 +358,9 @@ def test_a_spelling_of_a_key_that_lost_comes_back_too(world: World, form: Any) -
     schema = "CREATE TABLE t (a TEXT COLLATE NOCASE, b INTEGER, v, PRIMARY KEY (a, b))"
     one, other = apart(
         world,
+        schema,
         "UPDATE t SET a = 'ROME', v = 'lost'",
         "UPDATE t SET a = 'rome', v = 'won'",
-        schema=schema,
         rows="INSERT INTO t VALUES ('Rome', 1, 'old')",
     )
     assert [item["key"] for item in one.conflicts()] == ['["rome", 1]'] * 2
@@ -390,11 +374,21 @@ def test_a_spelling_of_a_key_that_lost_comes_back_too(world: World, form: Any) -
     assert_converged([one, other], ["t"])
 
 
+def test_a_column_called_null_is_a_column(world: World) -> None:
+    db = world.found(
+        "one", ['CREATE TABLE t (id TEXT PRIMARY KEY, "NULL")'], "INSERT INTO t VALUES ('k', 'old')"
+    )
+    db.execute("UPDATE t SET \"NULL\" = 'new'")
+    db.drain_all()
+
+    assert db.restore_value("t", "k", "NULL", "one:3").value == "old"
+
+
 # --- dots ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_version_may_be_named_by_its_device_or_the_beginning_of_its_writer(world: World) -> None:
-    one, _ = apart(world, "UPDATE t SET v = 'lost'", "UPDATE t SET v = 'won'")
+    one, _ = apart(world, TABLE, "UPDATE t SET v = 'lost'", "UPDATE t SET v = 'won'", rows=ROW)
     writer, _, number = one.conflicts()[0]["dot"].partition(":")
 
     for name in (writer, writer[:8], writer[:40].upper(), "one"):
@@ -402,7 +396,7 @@ def test_a_version_may_be_named_by_its_device_or_the_beginning_of_its_writer(wor
 
 
 def test_a_name_that_two_versions_share_is_refused_with_both(world: World) -> None:
-    one, other = pair(world, TABLE, rows="INSERT INTO t VALUES ('k', 'old', 0)")
+    one, other = pair(world, TABLE, rows=ROW)
     for db in (one, other):
         db._state.connection.execute("UPDATE crdtlog__device SET name = 'phone'")
     for _ in range(6):
@@ -417,105 +411,3 @@ def test_a_name_that_two_versions_share_is_refused_with_both(world: World) -> No
 
     assert one.writer.hex() in str(caught.value) and other.writer.hex() in str(caught.value)
     assert one.heads() == before
-
-
-# --- what cannot be -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("table", "key", "column", "dot", "error", "words"),
-    [
-        ("u", "k", "v", "one:3", NoSuchTable, "no tracked table"),
-        ("t", "no", "v", "one:3", NoSuchRow, "no row 'no'"),
-        ("t", "k", "w", "one:3", NoSuchTable, "no column 'w'"),
-        ("t", "k", "id", "one:3", NoSuchTable, "part of its key"),
-        ("t", "k", "v", "one:1", NoSuchVersion, "row 'k' of table t has no version one:1 of that"),
-        ("t", "k", "v", "one:99", NoSuchVersion, "one:99"),
-        ("t", "k", "v", "nobody:3", NoSuchVersion, "nobody:3"),
-        ("t", "k", "n", "one:4", NoSuchVersion, "one:4"),
-        ("t", "other", "v", "one:4", NoSuchVersion, "row 'other'"),
-        ("t", "k", None, "one:4", NoSuchVersion, "is there"),
-        ("t", "gone", None, "one:3", NoSuchVersion, "lost nothing by one:3"),
-        ("t", "k", "v", "one", Usage, "names no version"),
-        ("t", "k", "v", ":3", Usage, "names no version"),
-        ("t", "k", "v", "one:", Usage, "names no version"),
-        ("t", "k", "v", "one:-3", Usage, "names no version"),
-        ("t", "k", "v", "one:³", Usage, "names no version"),
-        ("t", "k", "v", "one:" + "9" * 30, Usage, "names no version"),
-        ("t", ("k", "k"), "v", "one:3", Usage, "has 1 columns"),
-    ],
-)
-def test_what_cannot_be_put_back_is_said_and_nothing_is_written(
-    world: World, table: str, key: Any, column: str | None, dot: str, error: type[Exception], words: str
-) -> None:
-    db = world.found(
-        "one", [TABLE], "INSERT INTO t VALUES ('k', 'old', 0), ('other', 'x', 0), ('gone', 'x', 0)"
-    )
-    assert db.heads()[db.writer].seq == 3
-    db.execute("UPDATE t SET v = 'new' WHERE id = 'k'")
-    db.drain_all()
-    db.execute("DELETE FROM t WHERE id = 'gone'")
-    db.drain_all()
-    before = db.heads(), table_rows(db, "t")
-
-    with pytest.raises(error, match=words):
-        db.restore_value(table, key, column, dot)
-
-    assert (db.heads(), table_rows(db, "t")) == before
-    assert db.pending() == 0
-    assert_converged([db], ["t"])
-
-
-def test_what_is_captured_stays_captured_if_nothing_can_be_put_back(world: World) -> None:
-    db = world.found("one", [TABLE], "INSERT INTO t VALUES ('k', 'old', 0)")
-    db.execute("UPDATE t SET v = 'captured'")
-
-    with pytest.raises(NoSuchVersion):
-        db.restore_value("t", "k", "v", "nobody:3")
-
-    assert [line.value for line in db.history("t", "k", "v")] in (["old"], ["old", "captured"])
-    db.drain_all()
-    assert [line.value for line in db.history("t", "k", "v")] == ["old", "captured"]
-    assert_converged([db], ["t"])
-
-
-@pytest.mark.parametrize("sql", ["UPDATE t SET v = 'won'", "DELETE FROM t"])
-def test_what_fails_in_the_middle_leaves_nothing_behind(world: World, sql: str) -> None:
-    one, other = apart(world, "UPDATE t SET v = 'lost'", sql)
-    (conflict,) = one.conflicts()
-    before = rows_of(one), one.heads(), one.conflicts()
-    one.execute("CREATE TRIGGER full BEFORE INSERT ON crdtlog__log BEGIN SELECT raise(ABORT, 'full'); END")
-
-    with pytest.raises(sqlite3.IntegrityError, match="full"):
-        restored(one, conflict)
-
-    assert (rows_of(one), one.heads(), one.conflicts()) == before
-    assert one.pending() == 0
-    one.execute("DROP TRIGGER full")
-    restored(one, conflict)
-    sync(one, other)
-    assert rows_of(other) == [("k", "lost", 0)]
-    assert_converged([one, other], ["t"])
-
-
-def test_nothing_is_put_back_into_a_paused_table(world: World) -> None:
-    db = world.found("one", [TABLE], "INSERT INTO t VALUES ('k', 'old', 0)")
-    (line,) = db.history("t", "k", "v")
-    db.execute("UPDATE t SET v = 'new'")
-    db.drain_all()
-    db.execute("ALTER TABLE t ADD COLUMN more")
-
-    with pytest.raises(TablePaused, match="more"):
-        db.restore_value("t", "k", "v", line.dot)
-
-    assert rows_of(db) == [("k", "new", 0, None)]
-
-
-def test_a_column_called_null_is_a_column(world: World) -> None:
-    db = world.found(
-        "one", ['CREATE TABLE t (id TEXT PRIMARY KEY, "NULL")'], "INSERT INTO t VALUES ('k', 'old')"
-    )
-    db.execute("UPDATE t SET \"NULL\" = 'new'")
-    db.drain_all()
-
-    assert db.restore_value("t", "k", "NULL", "one:3").value == "old"
