@@ -288,12 +288,13 @@ class Listener:
             if self._in_handshake + len(self._runner.server.connections) >= MAX_CONNECTIONS:
                 accepted.close()
             else:
+                # Counted here and not by the task, which begins later than the next connection is accepted.
+                self._in_handshake += 1
                 self._start(self._greet(accepted))
 
     async def _greet(self, accepted: socket.socket) -> None:
         """TLS, and then a request, both within some seconds."""
         assert self._runner is not None and self._runner.server is not None
-        self._in_handshake += 1
         try:
             transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
                 self._runner.server, accepted, ssl=self._context, ssl_handshake_timeout=REQUEST_SECONDS

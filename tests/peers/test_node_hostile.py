@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from crdtlog.errors import Malformed, NoPeer
 from peers import identity
 from peers.node.link import LIMITS
 from peers.node.node import Node
-from peers.node.transport import SYNC_PATH, Caller, Wire
+from peers.node.transport import SYNC_PATH, Caller, Wire, parse_address
 from peers.node.wording import sentences, told, unacceptable
 from peers.session import messages
 from peers.session.machine import Limits
@@ -219,19 +220,51 @@ def test_a_message_that_is_too_large_is_not_read_and_its_sender_is_named(
     run(scenario())
 
 
-def test_connections_that_ask_for_nothing_are_counted_and_closed(
-    laptop: Machine, phone: Machine, monkeypatch: pytest.MonkeyPatch
+def test_connections_over_the_limit_are_hung_up_on_even_if_all_come_at_once(
+    laptop: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("peers.node.transport.MAX_CONNECTIONS", 3)
-    monkeypatch.setattr("peers.node.transport.REQUEST_SECONDS", 0.3)
+    monkeypatch.setattr("peers.node.transport.REQUEST_SECONDS", 100.0)
 
     async def scenario() -> None:
         async with laptop.node() as node:
-            host, _, port = str(node.address).rpartition(":")
-            idle = [await asyncio.open_connection(host, int(port)) for _ in range(6)]
-            for reader, writer in idle:
-                assert await asyncio.wait_for(reader.read(), 5) == b""
+            address = parse_address(str(node.address))
+            with contextlib.ExitStack() as stack:
+                # Nothing is awaited meanwhile, so that all are there before the node accepts the first.
+                idle = [stack.enter_context(socket.create_connection(address)) for _ in range(6)]
+                for one in idle:
+                    one.setblocking(False)
+                await until(lambda: all(is_hung_up(one) for one in idle[3:]))
+                assert not any(is_hung_up(one) for one in idle[:3])
+
+    run(scenario())
+
+
+def is_hung_up(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1) == b""
+    except BlockingIOError:
+        return False
+
+
+@pytest.mark.parametrize("begins_tls", [False, True])
+def test_connections_that_ask_for_nothing_are_closed_and_others_have_room_again(
+    laptop: Machine, phone: Machine, monkeypatch: pytest.MonkeyPatch, begins_tls: bool
+) -> None:
+    monkeypatch.setattr("peers.node.transport.MAX_CONNECTIONS", 3)
+    monkeypatch.setattr("peers.node.transport.REQUEST_SECONDS", 0.3)
+    own = identity.load_identity(laptop.home, load_device(laptop.home))
+    tls = (
+        {"ssl": identity.client_context([own.certificate], own), "server_hostname": ""} if begins_tls else {}
+    )
+
+    async def scenario() -> None:
+        async with laptop.node() as node:
+            host, port = parse_address(str(node.address))
+            for reader, writer in [await asyncio.open_connection(host, port, **tls) for _ in range(3)]:
+                with contextlib.suppress(ConnectionError):
+                    assert await asyncio.wait_for(reader.read(), 20) == b""
                 writer.close()
-            await link(node, laptop, phone)  # and then there is room again
+            await link(node, laptop, phone)
 
     run(scenario())
