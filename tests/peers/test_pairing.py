@@ -237,14 +237,17 @@ def test_a_joiner_who_falls_silent_frees_the_code() -> None:
     assert seen(Exchange(make_issuer(offer), make_joiner()).run().issuer_saw, Done)
 
 
-def test_a_connection_that_says_nothing_gives_its_place_back_long_before_the_code_expires() -> None:
+def test_a_connection_that_says_nothing_gives_its_place_back_and_leaves_the_code_to_who_holds_it() -> None:
     offer = Offer(CODE, NOW + CODE_SECONDS)
-    silent = make_issuer(offer)
+    silent, issuer, joiner = make_issuer(offer), make_issuer(offer), make_joiner()
+    wait_for_person(issuer, joiner)
+    assert silent.tick(NOW + STEP_SECONDS - 1) == []
 
     effects = silent.tick(NOW + STEP_SECONDS)
 
-    assert isinstance(effects[-1], Close)
-    assert offer.is_open(NOW + STEP_SECONDS)
+    assert reason_of(effects) is Reason.TIMEOUT and isinstance(effects[-1], Close)
+    assert offer.state is OfferState.IN_USE
+    assert seen(joiner.receive(sent(issuer.approve(WELCOME, NOW)), NOW), Joined)
 
 
 def test_a_second_joiner_is_refused_as_in_use_and_the_first_goes_on() -> None:
