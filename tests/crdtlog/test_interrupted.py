@@ -36,9 +36,10 @@ DRAIN_FOREVER = """
 import sys, time, crdtlog
 db = crdtlog.open(sys.argv[1], home=sys.argv[2], create=False)
 print("ready", flush=True)
-while db.drain().more:
+while (step := db.drain()).more:
+    if step.rows:
+        print("step", flush=True)
     time.sleep(0.01)  # a pause leaves others their turn (R4)
-print("done", flush=True)
 """
 
 APPLY_ALL = """
@@ -47,7 +48,10 @@ db = crdtlog.open(sys.argv[1], home=sys.argv[2], create=False)
 todo = msgpack.unpackb(open(sys.argv[3], "rb").read())
 print("ready", flush=True)
 while todo:
-    todo = todo[db.apply(todo).done:]
+    step = db.apply(todo)
+    todo = todo[step.done:]
+    if step.rows:
+        print("step", flush=True)
     time.sleep(0.03)  # a pause leaves others their turn (R4)
 """
 
@@ -65,11 +69,14 @@ def engine_process(script: str, db: Database, *arguments: object) -> subprocess.
     return process
 
 
-def kill_after(process: subprocess.Popen[str], seconds: float) -> None:
+def kill_after(process: subprocess.Popen[str], steps: int, seconds: float) -> None:
+    """Kill a process when it has done so many steps of its work, and gone on for a moment."""
+    assert process.stdout is not None
+    for _ in range(steps):
+        assert process.stdout.readline().strip() == "step"
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
-    process.wait(30)
-    assert process.stdout is not None
+    assert process.wait(30) == -signal.SIGKILL, "it had ended by itself"
     process.stdout.close()
 
 
@@ -79,13 +86,16 @@ def kill_after(process: subprocess.Popen[str], seconds: float) -> None:
 def test_a_drain_killed_at_any_moment_is_finished_by_the_next_one(world: World) -> None:
     one, other = pair(world, NUMBERED)
     fill(one, 1, 60_000)
+    before = one.position()
     one.close()
     chance = random.Random(2)
 
-    for _ in range(5):
-        kill_after(engine_process(DRAIN_FOREVER, one), chance.uniform(0.0, 0.25))
+    for steps in (0, 0, 1, 1, 1):
+        kill_after(engine_process(DRAIN_FOREVER, one), steps, chance.uniform(0.0, 0.05))
     one = world.reopen("one")
 
+    assert one.pending() > 0, "it was killed too late to mean anything"
+    assert one.position() >= before + 3, "each of the last three had done a step"
     assert one.verify().ok
     assert one.execute("SELECT count(*) FROM t").fetchone() == (60_000,)
     one.execute("DELETE FROM t WHERE id > 59000")
@@ -104,10 +114,12 @@ def test_an_apply_killed_at_any_moment_is_finished_by_the_next_one(world: World,
     other.close()
     chance = random.Random(3)
 
-    for _ in range(5):
-        kill_after(engine_process(APPLY_ALL, other, tmp_path / "entries"), chance.uniform(0.0, 0.3))
+    for steps in (0, 0, 1, 1, 1):
+        kill_after(engine_process(APPLY_ALL, other, tmp_path / "entries"), steps, chance.uniform(0.0, 0.05))
     other = world.reopen("other")
 
+    assert lacking(one, other), "it was killed too late to mean anything"
+    assert rows_of(other, "SELECT count(*) FROM t")[0][0] > 2
     assert other.verify().ok
     sync(one, other)
     assert rows_of(other, "SELECT count(*) FROM t") == [(40_001,)]
