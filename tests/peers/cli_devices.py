@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from tests.peers.cli_reference import assert_shape, documented
 from tests.peers.cli_world import ROOT, TIMEOUT_S, finished
 
+T = TypeVar("T")
 CODE = re.compile(r"\d{1,3}(-[a-z]{3,8}){3}")
 
 NOTES = """
@@ -115,11 +116,13 @@ def read_until(stream: IO[str], words: str) -> str:
     raise AssertionError(f"{words!r} never came:\n{read}")
 
 
-def eventually(condition: Callable[[], object], what: str) -> None:
+def eventually(condition: Callable[[], T], what: str) -> T:
+    """Ask again and again until the answer is true in Python's sense; gives that answer."""
     end = time.monotonic() + TIMEOUT_S / 2
-    while not condition():
+    while not (answer := condition()):
         assert time.monotonic() < end, f"it never came true that {what}"
         time.sleep(0.05)
+    return answer
 
 
 def _free_port() -> int:
