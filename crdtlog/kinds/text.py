@@ -16,7 +16,10 @@ Dot = tuple[bytes, int]
 """A writer's 24 bytes and the sequence number of its entry."""
 
 Base = bytes | str
-"""A document: its state, or the plain text that it began with while nobody has patched it."""
+"""A document: its state, or the plain text that it began with while nobody has patched it.
+
+A state is a Yjs update, version 1, of a document whose root `text` is a Y.Text, so that Yjs programs can read it.
+"""
 
 #: A longer text (in UTF-8) has no mergeable form.
 MAX_TEXT_BYTES = 16 << 20
@@ -107,11 +110,3 @@ class Merged(NamedTuple):
 
 Job = Open | Edit | Merge
 Result = Opened | Edited | Merged | Failure
-
-
-def yjs_update(state: bytes) -> bytes:
-    """A state as Yjs programs read it: an update, version 1, of a document whose root `text` is a Y.Text.
-
-    `Y.applyUpdate(doc, update)`, then `doc.getText("text")`. States are kept in just that form.
-    """
-    return state
