@@ -72,6 +72,7 @@ def begin(state: State, table: Table, merge: Mapping[str, str], rows_ms: int) ->
     elif known.held is not None and waits_for_consent(known.held):
         state.hold(known, None)
         state.bump()
+        _choose(state, identity, chosen)
         return Begun(is_new=True, drain_now=False)
     _choose(state, identity, chosen)
     return Begun(is_new=known is None, drain_now=known is None or known.waiting == "unfinished")

@@ -75,6 +75,23 @@ def test_a_table_that_a_member_begins_to_share_takes_no_rows_that_were_here_befo
         assert_converged([a, b], ["notes", "diary"])
 
 
+def test_kinds_that_are_chosen_as_somebody_agrees_are_chosen(tmp_path: Path) -> None:
+    with World(tmp_path) as world:
+        a, b = devices(world, ["a", "b"], [NOTES])
+        b.execute(DIARY)
+        b.execute("INSERT INTO diary VALUES ('1', 'of b')")
+        a.execute(DIARY)
+        a.track("diary")
+        sync(a, b)
+
+        assert b.track("diary", {"body": "text"})
+        sync(a, b)
+
+        for db in (a, b):
+            assert [table.merge for table in db.tables() if table.name == "diary"] == [{"body": "text"}]
+        assert_converged([a, b], ["notes", "diary"])
+
+
 def test_a_newcomer_with_somebody_elses_certificate_is_refused(tmp_path: Path) -> None:
     with World(tmp_path) as world:
         a, b = devices(world, ["a", "b"], [NOTES])
