@@ -13,7 +13,8 @@ from crdtlog.connection import bindable, execute_rows, fetch
 from crdtlog.document import BIRTH, Version
 from crdtlog.drain import Drainer, capture_rows
 from crdtlog.errors import NoSuchTable, NoSuchVersion, TablePaused, Usage
-from crdtlog.history import Row, Write, device_names, dot_text, find_row, losing_versions, slot_of, written_by
+from crdtlog.finding import Row, find_row, slot_of
+from crdtlog.history import Write, device_names, dot_text, losing_versions, written_by
 from crdtlog.kinds import counter
 from crdtlog.payload import DELETE
 from crdtlog.rows import Layout, document_key, joined_sql

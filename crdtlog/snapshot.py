@@ -14,7 +14,7 @@ from crdtlog import kinds
 from crdtlog.catalog import Tracked
 from crdtlog.connection import escaping_text, translated
 from crdtlog.errors import NoSuchRow, TablePaused
-from crdtlog.history import bound, find_row, keys_meant
+from crdtlog.finding import bound, find_row, keys_meant
 from crdtlog.kinds import jsontext
 from crdtlog.kinds.jsontext import Json
 from crdtlog.rows import document_key
