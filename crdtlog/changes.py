@@ -5,7 +5,6 @@ changed alike become one section of the entry, column by column.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from crdtlog import clock, document, merging
@@ -37,14 +36,6 @@ class Batch(NamedTuple):
     rows: list[Row]
     odd: bool
     full: bool
-
-
-@dataclass
-class _Plan:
-    """Sections of the entry to be written; the documents follow once its sequence number is known."""
-
-    sections: list[Section] = field(default_factory=list)
-    writes: list[Callable[[Version], None]] = field(default_factory=list)
 
 
 class _Columns:
@@ -86,7 +77,7 @@ def write_changes(state: State, batches: list[Batch], floor: int, forced: Sequen
     """
     own = state.writer
     now = state.now_ms()
-    plans = [_plan(state, batch, floor, now, forced) for batch in batches if batch.rows]
+    plans = [_Plan(state, batch, floor, now, forced) for batch in batches if batch.rows]
     sections = [section for plan in plans for section in plan.sections]
     if not sections:
         return 0
@@ -118,239 +109,208 @@ def summarise(counts: dict[str, list[int]]) -> str:
     )
 
 
-def _plan(state: State, batch: Batch, floor: int, now_ms: int, forced: Sequence[int]) -> _Plan:
-    tracked = batch.tracked
-    columns = _Columns(batch)
-    hashes = hash_rows(columns.cells, len(batch.rows), state.seed)
-    inserted, updated, deleted = [], [], []
-    for row, (present, writer, dead, before, after) in enumerate(
-        zip(columns.present, columns.writer, columns.dead, columns.hashes, hashes, strict=True)
-    ):
-        if present:
-            if writer is None or dead:
-                inserted.append(row)
-            elif before != after or forced:
-                updated.append(row)
-        elif writer is not None and not dead:
-            deleted.append(row)
-    plan = _Plan()
-    touched = sorted({*inserted, *updated, *deleted}) if updated or deleted else inserted
-    times = clock.stamps_for((columns.at[row] for row in touched), last=floor, now_ms=now_ms)
-    stamps = dict(zip(touched, times, strict=True))
-    if inserted:
-        _plan_inserts(state, tracked, columns, inserted, stamps, hashes, plan, batch.odd)
-    if updated:
-        _plan_updates(state, tracked, columns, updated, stamps, hashes, plan, batch.odd, forced)
-    if deleted:
-        _plan_deletes(state, tracked, columns, deleted, stamps, plan, batch.odd)
-    return plan
+class _Plan:
+    """What a batch comes to: sections of the entry, and writes that follow once its sequence number is known."""
 
+    def __init__(self, state: State, batch: Batch, floor: int, now_ms: int, forced: Sequence[int]) -> None:
+        self.sections: list[Section] = []
+        self.writes: list[Callable[[Version], None]] = []
+        self._state = state
+        self._tracked = batch.tracked
+        self._odd = batch.odd
+        self._forced = forced
+        self._columns = columns = _Columns(batch)
+        self._hashes = hash_rows(columns.cells, len(batch.rows), state.seed)
+        inserted, updated, deleted = self._changed()
+        touched = sorted({*inserted, *updated, *deleted}) if updated or deleted else inserted
+        times = clock.stamps_for((columns.at[row] for row in touched), last=floor, now_ms=now_ms)
+        self._stamps = dict(zip(touched, times, strict=True))
+        if inserted:
+            self._insert(inserted)
+        if updated:
+            self._update(updated)
+        if deleted:
+            self._delete(deleted)
 
-def _plan_inserts(
-    state: State,
-    tracked: Tracked,
-    columns: _Columns,
-    rows: list[int],
-    stamps: dict[int, int],
-    hashes: list[bytes],
-    plan: _Plan,
-    odd: bool,
-) -> None:
-    contested = [row for row in rows if columns.losers[row]]
-    # A row from before its table was shared may hold steps that others are known for, as a copy does: its numbers begin
-    # no counters, so that they show as they are until somebody steps on them.
-    counts = not tracked.reconcile_ms
-    begun = _begin_counters(state, tracked, columns, contested, hashes) if counts else {}
-    keys = [_pick(column, rows) for column in columns.key]
-    cells = [_pick(column, rows) for column in columns.cells]
-    for (row, slot), edit in begun.items():
-        cells[tracked.cell_slots.index(slot)][rows.index(row)] = edit.value
-    times = [stamps[row] for row in rows]
-    counters = tuple(slot for slot, kind in sorted(tracked.kinds.items()) if counts and kind == COUNTER)
-    plan.sections.append(
-        Section(tracked.table_id, INSERT, tuple(tracked.cell_slots), keys, cells, times, counters=counters)
-    )
-    picked = hashes if len(rows) == len(hashes) else [hashes[row] for row in rows]
+    def _changed(self) -> tuple[list[int], list[int], list[int]]:
+        """The rows that were inserted, updated and deleted."""
+        columns = self._columns
+        inserted, updated, deleted = [], [], []
+        for row, (present, writer, dead, before, after) in enumerate(
+            zip(columns.present, columns.writer, columns.dead, columns.hashes, self._hashes, strict=True)
+        ):
+            if present:
+                if writer is None or dead:
+                    inserted.append(row)
+                elif before != after or self._forced:
+                    updated.append(row)
+            elif writer is not None and not dead:
+                deleted.append(row)
+        return inserted, updated, deleted
 
-    def write(dot: Version) -> None:
-        aside: dict[int, int] = {}
-        for row in contested:
-            key = columns.key_of(row)
-            drop_losers(state, tracked, key, None, odd=odd)
-            name = document_key(tracked, key)
-            aside[row] = merging.keep_own(state, tracked, name, None, (), (dot.writer, dot.seq))
-        _write_shown(state, tracked, columns, begun, odd)
-        bias = clock.to_sql(0)
-        execute_rows(
-            state.connection,
-            insert_document_sql(tracked),
-            (
-                (*key, dot.writer, dot.seq, at + bias, 0, aside.get(row, 0), None, digest)
-                for *key, at, digest, row in zip(*keys, times, picked, rows, strict=True)
-            ),
-            odd=odd,
-        )
-
-    plan.writes.append(write)
-
-
-def _plan_updates(
-    state: State,
-    tracked: Tracked,
-    columns: _Columns,
-    rows: list[int],
-    stamps: dict[int, int],
-    hashes: list[bytes],
-    plan: _Plan,
-    odd: bool,
-    forced: Sequence[int],
-) -> None:
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for row in rows:
-        slots = _changed_slots(tracked, columns.hashes[row], hashes[row], forced)
-        groups.setdefault(slots, []).append(row)
-    position = {slot: index for index, slot in enumerate(tracked.cell_slots)}
-    for slots, members in groups.items():
-        edits = _edit(state, tracked, columns, slots, members, stamps, hashes)
-        keys = [_pick(column, members) for column in columns.key]
-        cells = [_pick(columns.cells[position[slot]], members) for slot in slots]
-        patches: dict[int, list[Patch | None]] = {}
-        for index, slot in enumerate(slots):
-            if slot in tracked.kinds:
-                some = [edits[row, slot] for row in members]
-                cells[index] = [edit.value for edit in some]
-                if any(edit.patch for edit in some):
-                    patches[slot] = [edit.patch for edit in some]
-        times = [stamps[row] for row in members]
-        births = _births(state, tracked, columns, members)
-        counters = tuple(slot for slot in slots if tracked.kinds.get(slot) == COUNTER)
-        plan.sections.append(
+    def _insert(self, rows: list[int]) -> None:
+        state, tracked, columns, hashes = self._state, self._tracked, self._columns, self._hashes
+        contested = [row for row in rows if columns.losers[row]]
+        # A row from before its table was shared may hold steps that others are known for, as a copy does: its numbers
+        # begin no counters, so that they show as they are until somebody steps on them.
+        counts = not tracked.reconcile_ms
+        begun = self._begin_counters(contested) if counts else {}
+        keys = [_pick(column, rows) for column in columns.key]
+        cells = [_pick(column, rows) for column in columns.cells]
+        for (row, slot), edit in begun.items():
+            cells[tracked.cell_slots.index(slot)][rows.index(row)] = edit.value
+        times = [self._stamps[row] for row in rows]
+        counters = tuple(slot for slot, kind in sorted(tracked.kinds.items()) if counts and kind == COUNTER)
+        self.sections.append(
             Section(
-                tracked.table_id,
-                UPDATE,
-                slots,
-                keys,
-                cells,
-                times,
-                births,
-                patches=patches,
-                counters=counters,
+                tracked.table_id, INSERT, tuple(tracked.cell_slots), keys, cells, times, counters=counters
             )
         )
-        plan.writes.append(
-            _document_updates(state, tracked, columns, members, stamps, hashes, slots, odd, edits)
-        )
+        picked = hashes if len(rows) == len(hashes) else [hashes[row] for row in rows]
 
-
-def _plan_deletes(
-    state: State,
-    tracked: Tracked,
-    columns: _Columns,
-    rows: list[int],
-    stamps: dict[int, int],
-    plan: _Plan,
-    odd: bool,
-) -> None:
-    keys = [_pick(column, rows) for column in columns.key]
-    times = [stamps[row] for row in rows]
-    births = _births(state, tracked, columns, rows)
-    plan.sections.append(Section(tracked.table_id, DELETE, (), keys, [], times, births))
-    plan.writes.append(_document_updates(state, tracked, columns, rows, stamps, None, (), odd, {}))
-
-
-def _document_updates(
-    state: State,
-    tracked: Tracked,
-    columns: _Columns,
-    rows: list[int],
-    stamps: dict[int, int],
-    hashes: list[bytes] | None,
-    slots: tuple[int, ...],
-    odd: bool,
-    edits: _Edits,
-) -> Callable[[Version], None]:
-    """Writes to documents that exist; `hashes` None means that the rows are gone."""
-    bits = document.slots_to_bits(slots)
-
-    def write(dot: Version) -> None:
-        merge = _own_merge(state, tracked, dot, bits, hashes is not None)
-        _write_shown(state, tracked, columns, edits, odd)
-        patched = {row for (row, _), edit in edits.items() if edit.patch}
-
-        def parameters() -> Iterator[tuple[object, ...]]:
-            for row in rows:
-                new = merge(columns.compact(row), stamps[row])
-                losers = columns.losers[row]
+        def write(dot: Version) -> None:
+            aside: dict[int, int] = {}
+            for row in contested:
                 key = columns.key_of(row)
-                if losers:
-                    losers = drop_losers(state, tracked, key, slots, dead=hashes is None, odd=odd)
-                if row in patched or columns.losers[row]:
-                    some = [edits[row, slot] for slot in slots if (row, slot) in edits]
-                    name = document_key(tracked, key)
-                    losers += merging.keep_own(state, tracked, name, slots, some, (dot.writer, dot.seq))
-                digest = hashes[row] if hashes is not None else None
-                yield (*document_values(new), losers, new.strata or None, digest, *key)
-
-        execute_rows(state.connection, update_document_sql(tracked), parameters(), odd=odd)
-
-    return write
-
-
-def _edit(
-    state: State,
-    tracked: Tracked,
-    columns: _Columns,
-    slots: tuple[int, ...],
-    rows: list[int],
-    stamps: dict[int, int],
-    hashes: list[bytes],
-) -> _Edits:
-    """How the rows' mergeable cells travel; `hashes` become those of what then shows."""
-    mergeable = [slot for slot in slots if slot in tracked.kinds]
-    writes = []
-    for row in rows if mergeable else ():
-        key = columns.key_of(row)
-        name = document_key(tracked, key)
-        showing = document.expand(columns.compact(row), mergeable).showing
-        for slot in mergeable:
-            value = columns.cells[tracked.cell_slots.index(slot)][row]
-            writes.append(merging.OwnWrite(row, key, name, slot, showing[slot], value, stamps[row]))
-    edits = merging.edit_own(state, tracked, writes, state.writer.seq + 1) if writes else {}
-    _rehash(state, tracked, edits, hashes)
-    return edits
-
-
-def _begin_counters(
-    state: State, tracked: Tracked, columns: _Columns, rows: list[int], hashes: list[bytes]
-) -> _Edits:
-    """Counters that begin anew where some were before: what was added to those is taken off the first value."""
-    edits = {}
-    for row in rows:
-        docs = merging.load(state, tracked, document_key(tracked, columns.key_of(row)))
-        for slot, added in docs.sums.items():
-            if tracked.kinds.get(slot) == COUNTER:
-                value = columns.cells[tracked.cell_slots.index(slot)][row]
-                edits[row, slot] = merging.OwnEdit(*merging.first_of(state, tracked, slot, value, added))
-    _rehash(state, tracked, edits, hashes)
-    return edits
-
-
-def _rehash(state: State, tracked: Tracked, edits: _Edits, hashes: list[bytes]) -> None:
-    for (row, slot), edit in edits.items():
-        at = tracked.cell_slots.index(slot) * HASH_BYTES
-        (digest,) = hash_rows([(edit.shown,)], 1, state.seed)
-        hashes[row] = hashes[row][:at] + digest + hashes[row][at + HASH_BYTES :]
-
-
-def _write_shown(state: State, tracked: Tracked, columns: _Columns, edits: _Edits, odd: bool) -> None:
-    """Have every row hold what its documents show, where that is not what was written (a sorted set, say)."""
-    for (row, slot), edit in edits.items():
-        index = tracked.cell_slots.index(slot)
-        if not same(columns.cells[index][row], edit.shown):
-            sql = (
-                f"UPDATE main.{tracked.quoted} SET {tracked.cell_names[index]} = ? WHERE {tracked.where_key}"
+                drop_losers(state, tracked, key, None, odd=self._odd)
+                name = document_key(tracked, key)
+                aside[row] = merging.keep_own(state, tracked, name, None, (), (dot.writer, dot.seq))
+            self._write_shown(begun)
+            bias = clock.to_sql(0)
+            execute_rows(
+                state.connection,
+                insert_document_sql(tracked),
+                (
+                    (*key, dot.writer, dot.seq, at + bias, 0, aside.get(row, 0), None, digest)
+                    for *key, at, digest, row in zip(*keys, times, picked, rows, strict=True)
+                ),
+                odd=self._odd,
             )
-            execute_rows(state.connection, sql, [(edit.shown, *columns.key_of(row))], odd=odd)
+
+        self.writes.append(write)
+
+    def _update(self, rows: list[int]) -> None:
+        tracked, columns = self._tracked, self._columns
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for row in rows:
+            slots = _changed_slots(tracked, columns.hashes[row], self._hashes[row], self._forced)
+            groups.setdefault(slots, []).append(row)
+        position = {slot: index for index, slot in enumerate(tracked.cell_slots)}
+        for slots, members in groups.items():
+            edits = self._edit(slots, members)
+            keys = [_pick(column, members) for column in columns.key]
+            cells = [_pick(columns.cells[position[slot]], members) for slot in slots]
+            patches: dict[int, list[Patch | None]] = {}
+            for index, slot in enumerate(slots):
+                if slot in tracked.kinds:
+                    some = [edits[row, slot] for row in members]
+                    cells[index] = [edit.value for edit in some]
+                    if any(edit.patch for edit in some):
+                        patches[slot] = [edit.patch for edit in some]
+            times = [self._stamps[row] for row in members]
+            births = _births(self._state, tracked, columns, members)
+            counters = tuple(slot for slot in slots if tracked.kinds.get(slot) == COUNTER)
+            self.sections.append(
+                Section(
+                    tracked.table_id,
+                    UPDATE,
+                    slots,
+                    keys,
+                    cells,
+                    times,
+                    births,
+                    patches=patches,
+                    counters=counters,
+                )
+            )
+            self.writes.append(self._document_updates(members, slots, edits, dead=False))
+
+    def _delete(self, rows: list[int]) -> None:
+        keys = [_pick(column, rows) for column in self._columns.key]
+        times = [self._stamps[row] for row in rows]
+        births = _births(self._state, self._tracked, self._columns, rows)
+        self.sections.append(Section(self._tracked.table_id, DELETE, (), keys, [], times, births))
+        self.writes.append(self._document_updates(rows, (), {}, dead=True))
+
+    def _document_updates(
+        self, rows: list[int], slots: tuple[int, ...], edits: _Edits, *, dead: bool
+    ) -> Callable[[Version], None]:
+        """Writes to documents that exist; `dead`: the rows are gone."""
+        state, tracked, columns, odd = self._state, self._tracked, self._columns, self._odd
+        stamps, hashes = self._stamps, self._hashes
+        bits = document.slots_to_bits(slots)
+
+        def write(dot: Version) -> None:
+            merge = _own_merge(state, tracked, dot, bits, not dead)
+            self._write_shown(edits)
+            patched = {row for (row, _), edit in edits.items() if edit.patch}
+
+            def parameters() -> Iterator[tuple[object, ...]]:
+                for row in rows:
+                    new = merge(columns.compact(row), stamps[row])
+                    losers = columns.losers[row]
+                    key = columns.key_of(row)
+                    if losers:
+                        losers = drop_losers(state, tracked, key, slots, dead=dead, odd=odd)
+                    if row in patched or columns.losers[row]:
+                        some = [edits[row, slot] for slot in slots if (row, slot) in edits]
+                        name = document_key(tracked, key)
+                        losers += merging.keep_own(state, tracked, name, slots, some, (dot.writer, dot.seq))
+                    digest = None if dead else hashes[row]
+                    yield (*document_values(new), losers, new.strata or None, digest, *key)
+
+            execute_rows(state.connection, update_document_sql(tracked), parameters(), odd=odd)
+
+        return write
+
+    # --- cells that merge -----------------------------------------------------------------------------------------
+
+    def _edit(self, slots: tuple[int, ...], rows: list[int]) -> _Edits:
+        """How the rows' mergeable cells travel; their hashes become those of what then shows."""
+        tracked, columns = self._tracked, self._columns
+        mergeable = [slot for slot in slots if slot in tracked.kinds]
+        writes = []
+        for row in rows if mergeable else ():
+            key = columns.key_of(row)
+            name = document_key(tracked, key)
+            showing = document.expand(columns.compact(row), mergeable).showing
+            for slot in mergeable:
+                value = columns.cells[tracked.cell_slots.index(slot)][row]
+                writes.append(merging.OwnWrite(row, key, name, slot, showing[slot], value, self._stamps[row]))
+        state = self._state
+        edits = merging.edit_own(state, tracked, writes, state.writer.seq + 1) if writes else {}
+        self._rehash(edits)
+        return edits
+
+    def _begin_counters(self, rows: list[int]) -> _Edits:
+        """Counters that begin anew where some were before: what was added to those is taken off the first value."""
+        state, tracked, columns = self._state, self._tracked, self._columns
+        edits = {}
+        for row in rows:
+            docs = merging.load(state, tracked, document_key(tracked, columns.key_of(row)))
+            for slot, added in docs.sums.items():
+                if tracked.kinds.get(slot) == COUNTER:
+                    value = columns.cells[tracked.cell_slots.index(slot)][row]
+                    edits[row, slot] = merging.OwnEdit(*merging.first_of(state, tracked, slot, value, added))
+        self._rehash(edits)
+        return edits
+
+    def _rehash(self, edits: _Edits) -> None:
+        for (row, slot), edit in edits.items():
+            at = self._tracked.cell_slots.index(slot) * HASH_BYTES
+            (digest,) = hash_rows([(edit.shown,)], 1, self._state.seed)
+            self._hashes[row] = self._hashes[row][:at] + digest + self._hashes[row][at + HASH_BYTES :]
+
+    def _write_shown(self, edits: _Edits) -> None:
+        """Have every row hold what its documents show, where that is not what was written (a sorted set, say)."""
+        tracked, columns = self._tracked, self._columns
+        for (row, slot), edit in edits.items():
+            index = tracked.cell_slots.index(slot)
+            if not same(columns.cells[index][row], edit.shown):
+                name = tracked.cell_names[index]
+                sql = f"UPDATE main.{tracked.quoted} SET {name} = ? WHERE {tracked.where_key}"
+                rows = [(edit.shown, *columns.key_of(row))]
+                execute_rows(self._state.connection, sql, rows, odd=self._odd)
 
 
 def _own_merge(
