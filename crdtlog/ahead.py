@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from crdtlog import entry, merging
 from crdtlog.catalog import Tracked
-from crdtlog.entry import Patch, Section
 from crdtlog.errors import CrdtlogError
 from crdtlog.kinds import TEXT, Failure, Merge, Merged, Origin
 from crdtlog.merging import Name
+from crdtlog.payload import Patch, Section, decode_data
 from crdtlog.rows import document_key
 from crdtlog.state import State
 
@@ -82,7 +82,7 @@ def _merge_entry(state: State, blob: bytes, ends: _Ends) -> None:
     if item.kind != "data" or (writer is not None and item.seq <= writer.seq):
         return
     jobs: list[tuple[_Place, Merge]] = []
-    for section in entry.decode_data(item.payload(), item.first_stamp, item.last_stamp).sections:
+    for section in decode_data(item.payload(), item.first_stamp, item.last_stamp).sections:
         tracked = state.tables.get(section.table)
         for slot, column in section.patches.items() if tracked is not None else ():
             for row, patch in enumerate(column):

@@ -24,8 +24,9 @@ from crdtlog.catalog import Tracked
 from crdtlog.connection import Row, execute_rows, fetch
 from crdtlog.contested import Author, Contested, Work
 from crdtlog.document import Version, Write
-from crdtlog.entry import DELETE, INSERT, UPDATE, Entry, Section, decode_data
+from crdtlog.entry import Entry
 from crdtlog.errors import EntryRefused, Malformed, TablePaused
+from crdtlog.payload import DELETE, INSERT, UPDATE, Section, decode_data
 from crdtlog.rows import (
     Layout,
     document_key,

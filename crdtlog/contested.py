@@ -14,11 +14,11 @@ from crdtlog import clock, document, merging
 from crdtlog.catalog import Tracked
 from crdtlog.connection import Row, fetch
 from crdtlog.document import BIRTH, LIVENESS, Merged, Version, Write
-from crdtlog.entry import DELETE, INSERT, Section
 from crdtlog.errors import Malformed
 from crdtlog.kinds import COUNTER, Origin, counter
 from crdtlog.kinds.counter import Begun
 from crdtlog.merging import Doc, Name, OtherPatch, Patched
+from crdtlog.payload import DELETE, INSERT, Section
 from crdtlog.rows import Layout, document_key, document_values, stored_compact
 from crdtlog.state import State
 from crdtlog.values import Key, Value, hash_columns, hash_rows, pack, same, unpack_own

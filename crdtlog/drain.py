@@ -15,8 +15,8 @@ from crdtlog.catalog import Tracked
 from crdtlog.changes import Batch, write_changes
 from crdtlog.clock import julian
 from crdtlog.connection import Row, escaping_text, execute_rows
-from crdtlog.entry import MAX_ROWS, TARGET_RAW_BYTES
 from crdtlog.errors import TooLarge
+from crdtlog.payload import MAX_ROWS, TARGET_RAW_BYTES
 from crdtlog.rows import (
     joined_sql,
 )

@@ -14,14 +14,6 @@ import zstandard
 
 from crdtlog.clock import MAX_STAMP
 from crdtlog.errors import Malformed, TooLarge
-from crdtlog.payload import DELETE as DELETE
-from crdtlog.payload import INSERT as INSERT
-from crdtlog.payload import MAX_ROWS as MAX_ROWS
-from crdtlog.payload import TARGET_RAW_BYTES as TARGET_RAW_BYTES
-from crdtlog.payload import UPDATE as UPDATE
-from crdtlog.payload import Patch as Patch
-from crdtlog.payload import Section as Section
-from crdtlog.payload import decode_data as decode_data
 from crdtlog.values import check_bytes, check_int, pack, unpack
 from crdtlog.versions import MAX_SEQ, WRITER_BYTES, Named
 

@@ -12,9 +12,7 @@ from crdtlog import clock, document
 from crdtlog.catalog import Tracked
 from crdtlog.connection import translated
 from crdtlog.document import Document, Version
-from crdtlog.finding import Row
-from crdtlog.finding import find_row as find_row
-from crdtlog.finding import slot_of as slot_of
+from crdtlog.finding import Row, find_row, slot_of
 from crdtlog.merge_history import PatchedValues
 from crdtlog.payload import DELETE, INSERT, UPDATE, Patch, Section, decode_data
 from crdtlog.rows import document_key

@@ -19,11 +19,11 @@ from crdtlog import document, kinds, merging
 from crdtlog.clock import stamp
 from crdtlog.connection import execute_rows, fetch
 from crdtlog.drain import Drainer
-from crdtlog.entry import Patch
 from crdtlog.errors import CrdtlogError, Malformed, NoSuchRow, StaleDocument, Usage
-from crdtlog.history import find_row, slot_of
+from crdtlog.finding import find_row, slot_of
 from crdtlog.kinds import Base, Failure, Merge, Merged, Origin
 from crdtlog.merging import Name, OwnEdit
+from crdtlog.payload import Patch
 from crdtlog.rows import document_key
 from crdtlog.state import State
 from crdtlog.values import Key, Value

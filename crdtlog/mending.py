@@ -13,11 +13,11 @@ from crdtlog import clock, document, merging
 from crdtlog.catalog import Tracked
 from crdtlog.connection import execute_rows, fetch
 from crdtlog.document import Version
-from crdtlog.entry import Patch
 from crdtlog.errors import CrdtlogError
 from crdtlog.kinds import COUNTER, TEXT, Failure, Merge, Origin, counter
 from crdtlog.kinds.counter import Begun
 from crdtlog.merging import Doc, Name, RowDocs
+from crdtlog.payload import Patch
 from crdtlog.rows import document_key
 from crdtlog.state import State
 from crdtlog.values import HASH_BYTES, Key, Value, hash_rows, normal_key, pack, same

@@ -20,10 +20,10 @@ from crdtlog import kinds
 from crdtlog.catalog import Tracked
 from crdtlog.connection import execute_rows, fetch
 from crdtlog.document import Version
-from crdtlog.entry import Patch
 from crdtlog.errors import DamagedDocument, EntryRefused, Malformed
 from crdtlog.kinds import COUNTER, TEXT, Base, Failure, Origin, counter
 from crdtlog.kinds.counter import Begun, Sum
+from crdtlog.payload import Patch
 from crdtlog.state import State
 from crdtlog.values import Key, Value, has_odd_text, normal_key, pack, unpack_own
 from crdtlog.versions import device_of

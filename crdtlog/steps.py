@@ -12,7 +12,7 @@ from crdtlog import clock, document
 from crdtlog.catalog import Tracked
 from crdtlog.connection import Row
 from crdtlog.document import BIRTH, Compact, Rank, Shape, Version, Write, slots_in
-from crdtlog.entry import Section
+from crdtlog.payload import Section
 from crdtlog.rows import document_values, stored_compact
 from crdtlog.values import HASH_BYTES
 
