@@ -14,7 +14,7 @@ Invariants:
 import math
 import re
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from operator import itemgetter
 from typing import NamedTuple, TypeVar
@@ -166,6 +166,13 @@ def _keeps(connection: sqlite3.Connection, column: Sequence[Value], affinity: st
 _T = TypeVar("_T")
 
 
+class _Stored(NamedTuple):
+    """Rows as they were read, in the layout of `joined_sql`, and which of the section's they are, ascending."""
+
+    rows: list[Row]
+    indexes: Sequence[int]
+
+
 class _Here(NamedTuple):
     """A section's rows that are here, as columns."""
 
@@ -190,11 +197,10 @@ class _Applier(Work):
         read = None
         if section.operation == UPDATE and not section.patches:
             read = [slot for slot in tracked.cell_slots if slot in section.slots]
-        rows = [] if self._is_empty() else self._found(read)
-        known = {row[self.layout.at] for row in rows}
-        self._insert_fresh([row for row in range(section.rows) if row not in known])
-        if rows:
-            self._merge(rows, read)
+        here = _Stored([], []) if self._is_empty() else self._found(read)
+        self._insert_fresh(_others(here.indexes, section.rows))
+        if here.rows:
+            self._merge(here, read)
         self._flush()
 
     # --- what is here ---------------------------------------------------------------------------------------------
@@ -205,42 +211,45 @@ class _Applier(Work):
             for name in (self.tracked.rows_name, f"main.{self.tracked.quoted}")
         )
 
-    def _found(self, read: Sequence[int] | None) -> list[Row]:
+    def _found(self, read: Sequence[int] | None) -> _Stored:
         """The section's rows that have a row or a document here, as `_stored` gives them."""
-        rows = [] if read is None else self._swept(read)
-        if not rows:
+        swept = None if read is None else self._swept(read)
+        if swept is None:
             return self._stored(range(self.section.rows), read)
-        if len(rows) < self.section.rows:
-            known = {row[self.layout.at] for row in rows}
-            rows += self._stored([row for row in range(self.section.rows) if row not in known], read)
-        rows.sort(key=itemgetter(self.layout.at))
-        return rows
+        missing = _others(swept.indexes, self.section.rows)
+        if not missing:
+            return swept
+        rest = self._stored(missing, read)
+        both = sorted(
+            zip([*swept.indexes, *rest.indexes], [*swept.rows, *rest.rows], strict=True), key=itemgetter(0)
+        )
+        return _Stored([row for _, row in both], [at for at, _ in both])
 
-    def _swept(self, read: Sequence[int]) -> list[Row]:
-        """Rows with documents, read in one go from the section's first key to its last.
+    def _swept(self, read: Sequence[int]) -> _Stored | None:
+        """Rows with documents, read in one go from the section's first key to its last; None where that is no quicker.
 
-        An entry of a large change holds rows whose keys are neighbours; where hardly any other lies between them, that
-        is quicker than to look for each. Which keys lie between is for SQLite to say: no row is missed that way, as
-        those that are not found are looked for one by one.
+        An entry of a large change holds rows whose keys are neighbours, with hardly any other between them. Which keys
+        lie between is for SQLite to say: no row is missed that way, as those not found are looked for one by one.
         """
         keys, most = self.section.keys[0], self.section.rows * 5 // 4
         if not self.tracked.plain_key or self.odd or set(map(type, keys)) not in ({str}, {int}):
-            return []
+            return None
         ends = (min(keys), max(keys))  # type: ignore[type-var]
         between = f"SELECT 1 FROM {self.tracked.rows_name} WHERE k1 BETWEEN ? AND ? LIMIT ?"
         (count,) = self.connection.execute(f"SELECT count(*) FROM ({between})", (*ends, most + 1)).fetchone()
         if count > most:
-            return []
-        rows, odd = fetch(self.connection, swept_sql(self.tracked, read, self.tracked.rowid), ends)
-        self.odd = odd
+            return None
+        rows, self.odd = fetch(self.connection, swept_sql(self.tracked, read, self.tracked.rowid), ends)
+        if [row[0] for row in rows] == keys:
+            return _Stored(rows, range(len(rows)))
         places = {key: at for at, key in enumerate(keys)}
-        found = [(row, places.get(row[0])) for row in rows]
-        return [(keys[at], at, *row[2:]) for row, at in found if at is not None]
+        found = sorted((places[row[0]], at) for at, row in enumerate(rows) if row[0] in places)
+        return _Stored([(keys[place], *rows[at][1:]) for place, at in found], [place for place, _ in found])
 
-    def _stored(self, indexes: Sequence[int], read: Sequence[int] | None) -> list[Row]:
-        """Those of some of the section's rows that have a row or a document here, in the layout of `joined_sql`.
+    def _stored(self, indexes: Sequence[int], read: Sequence[int] | None) -> _Stored:
+        """Those of some of the section's rows that have a row or a document here.
 
-        Whole, or with the cells of the slots `read` and, where there is one, their rowid; `at` is a row's index.
+        Whole, or with the cells of the slots `read` and, where there is one, their rowid.
         """
         tracked, connection = self.tracked, self.connection
         inbox = f"temp.crdtlog__inbox_{tracked.number}"
@@ -256,7 +265,7 @@ class _Applier(Work):
         here = f"r.w IS NOT NULL OR t.{tracked.key_names[0]} IS NOT NULL"
         rows, odd = fetch(connection, f"{sql} WHERE {here} ORDER BY c.at")
         self.odd = self.odd or odd
-        return rows
+        return _Stored(rows, [row[self.layout.at] for row in rows])
 
     def _insert_hashes(self, row: int) -> bytes:
         order = {slot: index for index, slot in enumerate(self.section.slots)}
@@ -289,9 +298,9 @@ class _Applier(Work):
 
     # --- rows that are here ---------------------------------------------------------------------------------------
 
-    def _merge(self, rows: list[Row], read: Sequence[int] | None) -> None:
+    def _merge(self, stored: _Stored, read: Sequence[int] | None) -> None:
         """Merge into rows as `_stored` read them. Signals `CaptureFirst` for changes that no trigger saw (A2)."""
-        tracked, section = self.tracked, self.section
+        tracked, section, rows = self.tracked, self.section, stored.rows
         layout = Layout.of(tracked, read)
         columns = list(zip(*rows, strict=True))
         keys: list[Key] = list(zip(*columns[: layout.at], strict=True))
@@ -301,7 +310,7 @@ class _Applier(Work):
         places = None
         if read is not None and tracked.rowid:
             places, present = present, tuple([place is not None for place in present])
-        here = _Here(keys, places, columns[layout.at], cells, hashes)
+        here = _Here(keys, places, stored.indexes, cells, hashes)
         digests = hash_rows(cells, len(rows), self.state.seed)
         before = hashes if read is None else self._hashes_of(read, hashes)
         if all(present) and not any(losers) and not section.patches and digests == list(before):
@@ -327,18 +336,19 @@ class _Applier(Work):
 
     def _ways(
         self, names: Sequence[Row], plain: Sequence[int], read: Sequence[int]
-    ) -> dict[Way, tuple[list[int], list[Step]]]:
+    ) -> Mapping[Way, tuple[Sequence[int], list[Step]]]:
         """The ways that plain rows go, each with its rows and their steps; a row's name is as `Steps` says."""
         write = Write(Version(0, self.author.writer, self.author.seq), self.bits, self.alive)
         steps = Steps(self.tracked, self.section, write, self.author.covered, self.rank, read)
-        ways: dict[Way, tuple[list[int], list[Step]]] = {}
-        for at, step in zip(plain, map(steps.__getitem__, _picked(names, plain)), strict=True):
-            some = ways.get(step.way)
-            if some is None:
-                some = ways[step.way] = ([], [])
-            some[0].append(at)
-            some[1].append(step)
-        return ways
+        each = [steps[name] for name in _picked(names, plain)]
+        if len(steps.ways) == 1:
+            return {way: (plain, each) for way in steps.ways}
+        ways: dict[Way, tuple[list[int], list[Step]]] = {way: ([], []) for way in steps.ways}
+        for at, step in zip(plain, each, strict=True):
+            places, some = ways[step.way]
+            places.append(at)
+            some.append(step)
+        return dict(ways)
 
     def _hashes_of(self, read: Sequence[int], hashes: Sequence[bytes | None]) -> list[bytes | None]:
         """The hashes of the cells read; None where a document has none, or not those of this table's columns."""
@@ -476,6 +486,11 @@ class _Applier(Work):
 def _picked(column: Sequence[_T], at: Sequence[int]) -> Sequence[_T]:
     """Some of a column, by ascending indexes: mostly all of them."""
     return column if len(at) == len(column) else [column[row] for row in at]
+
+
+def _others(indexes: Sequence[int], count: int) -> list[int]:
+    """The indexes below `count` that are not among these."""
+    return [] if len(indexes) == count else sorted(set(range(count)).difference(indexes))
 
 
 def _pick_rows(rows: _Here, at: Sequence[int]) -> _Here:

@@ -221,38 +221,55 @@ def merge_plain(before: Compact, write: Write, every: int, covered: Covered, ran
     return Plain(after, not before.dead, life == 1, taken, lost, pushed, unseen)
 
 
+class Ranked(NamedTuple):
+    """A document without losing versions, with the ranks of its stamps in their place, and its strata unpacked."""
+
+    writer: int
+    seq: int
+    stamp: int
+    dead: bool
+    strata: tuple[tuple[int, int, int, int | bytes, int], ...]
+
+
 class Shape(NamedTuple):
-    """A document without losing versions and the stamp of a write to it, with the stamps' ranks in place of stamps.
+    """A document and the stamp of a write to it, as ranks.
 
     A merge asks only which of two stamps is later, so `merge_plain` does the same to all documents of one shape, and
     `dated` gives the stamps back (a property test says so).
     """
 
-    before: Compact
+    before: Ranked
     stamp: int
+
+    def merge(self, write: Write, every: int, covered: Covered, rank: Rank) -> Plain:
+        """`merge_plain` of a write whatever its stamp; stamps in the result are ranks."""
+        writer, seq, stamp, dead, strata = self.before
+        before = Compact(writer, seq, stamp, dead, pack(strata) if strata else b"")
+        version = write.version._replace(stamp=self.stamp)
+        return merge_plain(before, write._replace(version=version), every, covered, rank)
 
 
 def shape_of(before: Compact, stamp: int) -> tuple[Shape, list[int]]:
     """The shape of a document and a write's stamp, and the stamps by rank."""
-    strata = unpack_own(before.strata) if before.strata else []
-    stamps = sorted({before.stamp, stamp, *(stratum[2] for stratum in strata)})
+    writer, seq, own, dead, packed = before
+    strata = unpack_own(packed) if packed else ()
+    stamps = sorted({own, stamp, *[stratum[2] for stratum in strata]})
     rank = stamps.index
-    for stratum in strata:
-        stratum[2] = rank(stratum[2])
-    ranked = Compact(
-        before.writer, before.seq, rank(before.stamp), before.dead, pack(strata) if strata else b""
-    )
-    return Shape(ranked, rank(stamp)), stamps
+    ranked = tuple([(w, s, rank(at), bits, life) for w, s, at, bits, life in strata])
+    return Shape(Ranked(writer, seq, rank(own), dead, ranked), rank(stamp)), stamps
 
 
-def dated(ranked: Compact, stamps: Sequence[int]) -> Compact:
+def ranked(compact: Compact) -> Ranked:
+    """A document whose stamps are ranks already."""
+    strata = unpack_own(compact.strata) if compact.strata else ()
+    return Ranked(compact.writer, compact.seq, compact.stamp, compact.dead, tuple(map(tuple, strata)))
+
+
+def dated(of: Ranked, stamps: Sequence[int]) -> Compact:
     """A document with stamps in place of their ranks."""
-    strata = unpack_own(ranked.strata) if ranked.strata else []
-    for stratum in strata:
-        stratum[2] = stamps[stratum[2]]
-    return Compact(
-        ranked.writer, ranked.seq, stamps[ranked.stamp], ranked.dead, pack(strata) if strata else b""
-    )
+    writer, seq, own, dead, ranks = of
+    strata = [(w, s, stamps[at], bits, life) for w, s, at, bits, life in ranks]
+    return Compact(writer, seq, stamps[own], dead, pack(strata) if strata else b"")
 
 
 def slots_in(bits: int, slots: Sequence[int]) -> list[int]:

@@ -4,14 +4,14 @@ Rows that one statement wrote differ in little but their stamps, and a merge ask
 does is worked out once for each shape (a *way*), and dated for each document (a *step*).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 from crdtlog import clock, document
 from crdtlog.catalog import Tracked
 from crdtlog.connection import Row
-from crdtlog.document import BIRTH, Compact, Rank, Shape, Version, Write, slots_in
+from crdtlog.document import BIRTH, Rank, Ranked, Shape, Version, Write, slots_in
 from crdtlog.payload import Section
 from crdtlog.rows import document_values, stored_compact
 from crdtlog.values import HASH_BYTES
@@ -36,8 +36,8 @@ class Loser(NamedTuple):
 class Way:
     """What a write does to all documents of one shape."""
 
-    #: the document afterwards, with ranks in place of stamps
-    after: Compact
+    #: the document afterwards
+    after: Ranked
     contested: bool
     dies: bool
     #: slots whose written values show from now on, and for each the section's column and its hash's place in a row's
@@ -84,6 +84,11 @@ class Steps(dict[Row, Step]):
         self._cells = {slot: at for at, slot in enumerate(read)}
         self._columns = {slot: index for index, slot in enumerate(section.slots)}
 
+    @property
+    def ways(self) -> Collection[Way]:
+        """The ways of all steps so far."""
+        return self._ways.values()
+
     def __missing__(self, name: Row) -> Step:
         *stored, strata, stamp = name
         shape, stamps = document.shape_of(stored_compact(cast(Row, stored), strata), stamp)
@@ -96,8 +101,7 @@ class Steps(dict[Row, Step]):
         return step
 
     def _way(self, shape: Shape) -> Way:
-        write = self._write._replace(version=self._write.version._replace(stamp=shape.stamp))
-        merged = document.merge_plain(shape.before, write, self._every, self._covered, self._rank)
+        merged = shape.merge(self._write, self._every, self._covered, self._rank)
         slots = self._tracked.slots
         taken = tuple(slot for slot in self._section.slots if merged.taken >> slot & 1)
         losers = [
@@ -105,9 +109,10 @@ class Steps(dict[Row, Step]):
             for bits, version in merged.pushed
             for slot in slots_in(bits, slots)
         ]
-        losers += [self._loser(slot, write.version, written=True) for slot in slots_in(merged.lost, slots)]
+        own = self._write.version._replace(stamp=shape.stamp)
+        losers += [self._loser(slot, own, written=True) for slot in slots_in(merged.lost, slots)]
         return Way(
-            merged.compact,
+            document.ranked(merged.compact),
             contested=not merged.was_alive or merged.unseen_alive,
             dies=merged.was_alive and not merged.alive,
             taken=taken,
