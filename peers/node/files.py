@@ -26,9 +26,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 2.0
 """File events can be lost: this often the file is looked at anyway."""
-RECHECK_SECONDS = (0.02, 0.06, 0.15)
+RECHECK_SECONDS = (0.004, 0.01, 0.02, 0.06, 0.15)
 """An event comes when bytes are written, the commit may follow after a slow sync: look again after these pauses."""
 PAUSE_SECONDS = 0.005
 """Between two holds of the write lock, so that other programs get their turn (R4)."""
