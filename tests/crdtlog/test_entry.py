@@ -124,9 +124,10 @@ def test_the_entries_of_the_vectors_form_a_chain() -> None:
 
 STAMP = st.integers(0, (1 << 64) - 1)
 TEXT = st.binary(max_size=6).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
-VALUE = st.one_of(
-    st.none(), st.integers(-(1 << 63), (1 << 63) - 1), st.floats(allow_nan=False), TEXT, st.binary(max_size=6)
+KEY = st.one_of(
+    st.integers(-(1 << 63), (1 << 63) - 1), st.floats(allow_nan=False), TEXT, st.binary(max_size=6)
 )
+VALUE = st.one_of(st.none(), KEY)
 BIRTH = st.one_of(st.none(), st.tuples(st.sampled_from([WRITER, OTHER]), st.integers(1, MAX_SEQ)))
 
 
@@ -149,10 +150,7 @@ def sections(draw: st.DrawFn) -> list[Section]:
                 draw(st.binary(min_size=8, max_size=8)),
                 operation,
                 slots,
-                [
-                    column(VALUE.filter(lambda value: value is not None))
-                    for _ in range(draw(st.integers(1, 2)))
-                ],
+                [column(KEY) for _ in range(draw(st.integers(1, 2)))],
                 [column(VALUE) for _ in slots],
                 column(st.integers(5_000, 9_000)),
                 draw(st.one_of(st.none(), st.just(column(BIRTH)))),

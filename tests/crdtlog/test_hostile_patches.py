@@ -8,7 +8,7 @@ import pytest
 from crdtlog import entry
 from crdtlog.database import Database
 from crdtlog.kinds import COUNTER, JSON, SET, TEXT, Base, Edit, Edited, Merge, Merged, Origin, counter
-from crdtlog.payload import UPDATE, Patch
+from crdtlog.payload import UPDATE, Patch, decode_data
 from crdtlog.tracking import encode_merge
 from crdtlog.values import pack
 from tests.crdtlog.devices import apply_all, assert_converged, lacking, rows_of, sync, sync_all
@@ -272,7 +272,7 @@ def test_a_patch_of_a_text_that_comes_before_what_it_builds_on_takes_effect_with
     # The liar sees it, and writes as if not.
     slot = slots(liar, "t")[0]
     base = Base("some text", Origin(0, *begun))
-    (section_,) = entry.decode_data(
+    (section_,) = decode_data(
         (item := entry.decode(entry.split(truth).body)).payload(), item.first_stamp, item.last_stamp
     ).sections
     seen = section_.patches[slot][0]
