@@ -17,6 +17,8 @@ from simulations.rows import INSERT, SCHEMA, notes
 
 _LATENCY_WRITES = 200
 _STATUS_RUNS = 15
+#: Long enough for what a daemon does every ten seconds.
+_IDLE_SECONDS = 20
 
 
 def measure(directory: Path, count: int, say: Callable[[str], None]) -> dict[str, float]:
@@ -47,7 +49,7 @@ def _idle(a: Machine, say: Callable[[str], None]) -> dict[str, float]:
     say("daemons: idle")
     time.sleep(2)
     begin, used = time.monotonic(), a.cpu_seconds()
-    time.sleep(5)
+    time.sleep(_IDLE_SECONDS)
     return {"idle": 100 * (a.cpu_seconds() - used) / (time.monotonic() - begin)}
 
 

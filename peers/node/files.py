@@ -26,8 +26,11 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-POLL_SECONDS = 2.0
+POLL_SECONDS = 10.0
 """File events can be lost: this often the file is looked at anyway."""
+NOTE_SECONDS = 1.0
+"""What others acknowledge is written down together after so long."""
+RETRY_SECONDS = 1.0
 RECHECK_SECONDS = (0.004, 0.01, 0.02, 0.06, 0.15)
 """An event comes when bytes are written, the commit may follow after a slow sync: look again after these pauses."""
 PAUSE_SECONDS = 0.005
@@ -96,6 +99,7 @@ class SharedFile:
         self._must_drain = True
         self._held_news: dict[bytes, dict[bytes, int]] = {}
         self._running: set[asyncio.Task[object]] = set()
+        self._noted = asyncio.Event()
         self._tenders: list[asyncio.Task[None]] = []
 
     # --- in the file's thread -------------------------------------------------------------------------------------
@@ -216,6 +220,7 @@ class SharedFile:
 
     def note_held(self, device: bytes, vector: Mapping[bytes, int]) -> None:
         """Another device has acknowledged this; it is written down within about a second."""
+        self._noted.set()
         for known in (self.held.setdefault(device, {}), self._held_news.setdefault(device, {})):
             for writer, seq in vector.items():
                 # What a peer names may be invented; there is room for more logs than honest devices ever begin.
@@ -234,7 +239,7 @@ class SharedFile:
         """Begin to notice what others write into the file."""
         self._tenders = [
             asyncio.create_task(self._forever(self._look), name=f"draining {self.path.name}"),
-            asyncio.create_task(self._forever(self._tend), name=f"tending {self.path.name}"),
+            asyncio.create_task(self._forever(self._write_held), name=f"noting in {self.path.name}"),
         ]
 
     def wake(self) -> None:
@@ -272,11 +277,13 @@ class SharedFile:
                 self.on_problem(problem)
             said = problem
             if problem is not None:
-                await asyncio.sleep(POLL_SECONDS)
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def _look(self) -> None:
         """Wait for an event or the next poll; drain if another connection has committed, or is about to."""
         pauses = list(RECHECK_SECONDS) if await self._wait(POLL_SECONDS) else []
+        if reason := self._why_lost():
+            self.on_lost(reason)
         while not await self._drained_if_due() and pauses:
             if await self._wait(pauses.pop(0)):
                 pauses = list(RECHECK_SECONDS)
@@ -300,11 +307,11 @@ class SharedFile:
         self._woken.clear()
         return True
 
-    async def _tend(self) -> None:
-        await asyncio.sleep(POLL_SECONDS)
+    async def _write_held(self) -> None:
+        await self._noted.wait()
+        await asyncio.sleep(NOTE_SECONDS)
+        self._noted.clear()
         await self.flush_held()
-        if reason := await self.run(lambda engine: self._why_lost()):
-            self.on_lost(reason)
 
     def _why_lost(self) -> str | None:
         try:

@@ -78,7 +78,8 @@ class Watcher:
         from inotify_simple import INotify, flags
 
         loop = asyncio.get_running_loop()
-        mask = flags.MODIFY | flags.CREATE | flags.MOVED_TO | flags.CLOSE_WRITE | flags.ONLYDIR
+        written = flags.MODIFY | flags.CLOSE_WRITE
+        mask = written | flags.CREATE | flags.DELETE | flags.MOVED_FROM | flags.MOVED_TO | flags.ONLYDIR
         with INotify() as source:
             directories = {str(Path(name).parent) for name in self._wakes}
             watched = {source.add_watch(directory, mask): directory for directory in directories}
