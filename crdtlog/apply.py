@@ -451,8 +451,11 @@ class _Applier(Work):
                 mine = rows.cells[loser.cell]
                 theirs = _picked(self.section.cells[loser.column], rows.indexes)
                 values, hidden = theirs if loser.written else mine, map(same, mine, theirs)
-            of = (repeat(self.tracked.number), names, repeat(loser.slot), repeat(loser.writer))
-            self.out.losers.extend(zip(*of, repeat(loser.seq), stamps, hidden, values))
+            # What all of them share is said once, and not bound again for each row.
+            alike = (self.tracked.number, loser.slot, loser.writer, loser.seq)
+            sql = "INSERT OR REPLACE INTO crdtlog__loser VALUES ({}, ?, {}, {}, {}, ?, ?, ?)".format(*alike)
+            parameters = zip(names, stamps, hidden, values, strict=False)
+            execute_rows(self.connection, sql, parameters, odd=self.odd)
 
     # --- writing --------------------------------------------------------------------------------------------------
 
