@@ -33,6 +33,7 @@ from crdtlog.rows import (
     insert_document_sql,
     joined_sql,
     swept_sql,
+    update_alike_sql,
     update_document_sql,
 )
 from crdtlog.state import State
@@ -318,7 +319,6 @@ class _Applier(Work):
             contested: list[int] = []
         else:
             plain, contested = self._sift(here, digests, before, present, compact[0], compact[3], losers)
-        changed: list[tuple[object, ...]] = []
         names = list(zip(*compact, strata, _picked(section.stamps, here.indexes), strict=True))
         for way, (at, steps) in self._ways(
             names, plain, tracked.cell_slots if read is None else read
@@ -326,12 +326,11 @@ class _Applier(Work):
             if way.contested:
                 contested += at
             else:
-                changed += self._go(way, steps, _pick_rows(here, at))
+                self._go(way, steps, _pick_rows(here, at))
         if contested and read is not None:
             self._merge(self._stored([here.indexes[at] for at in contested], None), None)
-        else:
-            changed += self._settle([(here.indexes[at], rows[at]) for at in contested])
-        if changed:
+        elif contested:
+            changed = self._settle([(here.indexes[at], rows[at]) for at in contested])
             execute_rows(self.connection, update_document_sql(tracked), changed, odd=self.odd)
 
     def _ways(
@@ -398,33 +397,32 @@ class _Applier(Work):
             raise CaptureFirst(self.tracked, unseen, self.odd, missing)
         return plain, contested
 
-    def _go(self, way: Way, steps: list[Step], rows: _Here) -> Iterable[tuple[object, ...]]:
-        """What the write does to rows that go one way; returns the parameters that update their documents."""
+    def _go(self, way: Way, steps: list[Step], rows: _Here) -> None:
+        """What the write does to rows that go one way, and to their documents."""
         out, cells = self.out, self.section.cells
-        keys, digests = rows.keys, rows.hashes
-        if way.dies:
-            out.deletes += keys
-            return [(*step.values, 0, step.strata, None, *key) for step, key in zip(steps, keys, strict=True)]
+        keys: list[Row] = list(zip(*rows.keys, strict=True))
+        hashes = rows.hashes
         for column, place in way.splice:
-            hashes, end = self.hash_columns[column], place + HASH_BYTES
-            digests = [
-                digest[:place] + own + digest[end:]
-                for digest, own in zip(digests, _picked(hashes, rows.indexes), strict=True)
+            written, end = self.hash_columns[column], place + HASH_BYTES
+            hashes = [
+                whole[:place] + own + whole[end:]
+                for whole, own in zip(hashes, _picked(written, rows.indexes), strict=True)
             ]
+        if way.dies:
+            out.deletes += rows.keys
         if way.taken:
-            written = [_picked(cells[column], rows.indexes) for column, _ in way.splice]
+            values = [_picked(cells[column], rows.indexes) for column, _ in way.splice]
             if rows.places is not None:
-                out.placed.setdefault(way.taken, []).extend(zip(*written, rows.places, strict=True))
+                out.placed.setdefault(way.taken, []).extend(zip(*values, rows.places, strict=True))
             else:
-                key_columns = zip(*keys, strict=True)
-                out.updates.setdefault(way.taken, []).extend(zip(*written, *key_columns, strict=True))
+                out.updates.setdefault(way.taken, []).extend(zip(*values, *keys, strict=True))
         if way.losers:
             self._keep_losers(way, steps, rows)
-        count = len(way.losers)
-        return [
-            (*step.values, count, step.strata, digest, *key)
-            for step, digest, key in zip(steps, digests, keys, strict=True)
-        ]
+        after = way.after
+        sql = update_alike_sql(self.tracked, after.writer, after.seq, after.dead, len(way.losers))
+        stamps, strata = [step.at for step in steps], [step.strata for step in steps]
+        kept = repeat(None, len(steps)) if way.dies else hashes
+        execute_rows(self.connection, sql, zip(stamps, strata, kept, *keys, strict=True), odd=self.odd)
 
     def _settle(self, contested: list[tuple[int, Row]]) -> list[tuple[object, ...]]:
         """Merge into the rows that need care; patches of all of them go into their documents together."""

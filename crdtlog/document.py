@@ -221,6 +221,10 @@ def merge_plain(before: Compact, write: Write, every: int, covered: Covered, ran
     return Plain(after, not before.dead, life == 1, taken, lost, pushed, unseen)
 
 
+Strata = tuple[tuple[int, int, int, int | bytes, int], ...]
+"""Strata as unpacked: writer, seq, stamp, slots, life; the stamp may be a rank."""
+
+
 class Ranked(NamedTuple):
     """A document without losing versions, with the ranks of its stamps in their place, and its strata unpacked."""
 
@@ -228,7 +232,7 @@ class Ranked(NamedTuple):
     seq: int
     stamp: int
     dead: bool
-    strata: tuple[tuple[int, int, int, int | bytes, int], ...]
+    strata: Strata
 
 
 class Shape(NamedTuple):
@@ -238,25 +242,30 @@ class Shape(NamedTuple):
     `dated` gives the stamps back (a property test says so).
     """
 
-    before: Ranked
+    writer: int
+    seq: int
+    own: int
+    dead: bool
+    strata: Strata
     stamp: int
 
     def merge(self, write: Write, every: int, covered: Covered, rank: Rank) -> Plain:
         """`merge_plain` of a write whatever its stamp; stamps in the result are ranks."""
-        writer, seq, stamp, dead, strata = self.before
-        before = Compact(writer, seq, stamp, dead, pack(strata) if strata else b"")
+        strata = pack(self.strata) if self.strata else b""
+        before = Compact(self.writer, self.seq, self.own, bool(self.dead), strata)
         version = write.version._replace(stamp=self.stamp)
         return merge_plain(before, write._replace(version=version), every, covered, rank)
 
 
-def shape_of(before: Compact, stamp: int) -> tuple[Shape, list[int]]:
-    """The shape of a document and a write's stamp, and the stamps by rank."""
-    writer, seq, own, dead, packed = before
+def shape_of(
+    writer: int, seq: int, own: int, dead: bool, packed: bytes | None, stamp: int
+) -> tuple[Shape, list[int]]:
+    """The shape of a document, given in the parts of its compact form, and of a write's stamp; the stamps by rank."""
     strata = unpack_own(packed) if packed else ()
     stamps = sorted({own, stamp, *[stratum[2] for stratum in strata]})
     rank = stamps.index
-    ranked = tuple([(w, s, rank(at), bits, life) for w, s, at, bits, life in strata])
-    return Shape(Ranked(writer, seq, rank(own), dead, ranked), rank(stamp)), stamps
+    ranks = tuple([(w, s, rank(at), bits, life) for w, s, at, bits, life in strata])
+    return Shape(writer, seq, rank(own), dead, ranks, rank(stamp)), stamps
 
 
 def ranked(compact: Compact) -> Ranked:
@@ -265,11 +274,9 @@ def ranked(compact: Compact) -> Ranked:
     return Ranked(compact.writer, compact.seq, compact.stamp, compact.dead, tuple(map(tuple, strata)))
 
 
-def dated(of: Ranked, stamps: Sequence[int]) -> Compact:
-    """A document with stamps in place of their ranks."""
-    writer, seq, own, dead, ranks = of
-    strata = [(w, s, stamps[at], bits, life) for w, s, at, bits, life in ranks]
-    return Compact(writer, seq, stamps[own], dead, pack(strata) if strata else b"")
+def dated(strata: Strata, stamps: Sequence[int]) -> bytes:
+    """Strata in compact form, with stamps in place of their ranks."""
+    return pack([(w, s, stamps[at], bits, life) for w, s, at, bits, life in strata])
 
 
 def slots_in(bits: int, slots: Sequence[int]) -> list[int]:

@@ -97,6 +97,14 @@ def stored_compact(stored: Row, strata: bytes | None) -> Compact:
     return Compact(stored[0], stored[1], clock.from_sql(stored[2]), bool(stored[3]), strata or b"")
 
 
+def update_alike_sql(tracked: Tracked, writer: int, seq: int, dead: bool, losers: int) -> str:
+    """`update_document_sql` for documents that have these in common; what is bound: stamp, strata, hashes, key."""
+    return (
+        f"UPDATE {tracked.rows_name} SET w = {writer}, s = {seq}, at = ?, dead = {int(dead)}, losers = {losers}, "
+        f"strata = ?, hashes = ? WHERE {tracked.where_document}"
+    )
+
+
 def document_values(compact: Compact) -> tuple[int, int, int, int]:
     """Writer, seq, stamp and dead of a document, as stored."""
     return compact.writer, compact.seq, clock.to_sql(compact.stamp), int(compact.dead)

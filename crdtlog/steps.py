@@ -6,14 +6,13 @@ does is worked out once for each shape (a *way*), and dated for each document (a
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from crdtlog import clock, document
 from crdtlog.catalog import Tracked
 from crdtlog.connection import Row
 from crdtlog.document import BIRTH, Rank, Ranked, Shape, Version, Write, slots_in
 from crdtlog.payload import Section
-from crdtlog.rows import document_values, stored_compact
 from crdtlog.values import HASH_BYTES
 
 
@@ -50,8 +49,8 @@ class Step(NamedTuple):
     """What a write does to documents that are alike, stamps included."""
 
     way: Way
-    #: writer, seq, stamp, dead and strata afterwards, as stored
-    values: tuple[int, int, int, int]
+    #: stamp and strata of the document afterwards, as stored; its writer, seq and dead are the way's
+    at: int
     strata: bytes | None
     #: by rank, as stored
     stamps: list[int]
@@ -90,14 +89,14 @@ class Steps(dict[Row, Step]):
         return self._ways.values()
 
     def __missing__(self, name: Row) -> Step:
-        *stored, strata, stamp = name
-        shape, stamps = document.shape_of(stored_compact(cast(Row, stored), strata), stamp)
+        writer, seq, at, dead, strata, stamp = name
+        shape, stamps = document.shape_of(writer, seq, clock.from_sql(at), dead, strata, stamp)
         way = self._ways.get(shape)
         if way is None:
             way = self._ways[shape] = self._way(shape)
-        after = document.dated(way.after, stamps)
-        kept = [clock.to_sql(one) for one in stamps] if way.losers else []
-        step = self[name] = Step(way, document_values(after), after.strata or None, kept)
+        stored = [clock.to_sql(each) for each in stamps]
+        after = document.dated(way.after.strata, stamps) if way.after.strata else None
+        step = self[name] = Step(way, stored[way.after.stamp], after, stored)
         return step
 
     def _way(self, shape: Shape) -> Way:
