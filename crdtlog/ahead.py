@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from crdtlog import entry, merging
+from crdtlog import entry, rowdocs
 from crdtlog.catalog import Tracked
 from crdtlog.errors import CrdtlogError
 from crdtlog.kinds import TEXT, Failure, Merge, Merged, Origin
-from crdtlog.merging import Name
 from crdtlog.payload import Patch, Section, decode_data
+from crdtlog.rowdocs import Name
 from crdtlog.rows import document_key
 from crdtlog.state import State
 
@@ -108,21 +108,21 @@ def _job(
     """What a patch asks of its document; None where only all patches to it tell, which is worked on later."""
     key = section.key(row)
     name = document_key(tracked, key)
-    of = merging.name_of(state, slot, patch)
+    of = rowdocs.name_of(state, slot, patch)
     place = (tracked.number, name, of)
     if place in ends:
         before = ends[place]
-    elif (doc := merging.load(state, tracked, name).docs.get(of)) is not None:
+    elif (doc := rowdocs.load(state, tracked, name).docs.get(of)) is not None:
         before = None
         if doc.aside is not None:
-            before = _End(doc.state, merging.patches_at(state, tracked, key, of, doc.aside))
+            before = _End(doc.state, rowdocs.patches_at(state, tracked, key, of, doc.aside))
     else:
         before = _End(b"", [])
     if before is None:
         ends[place] = None
         return None
     todo = [*before.aside, (patch.data, origin)]
-    return place, merging.next_job(state, tracked, key, of, before.state, todo)
+    return place, rowdocs.next_job(state, tracked, key, of, before.state, todo)
 
 
 def _end(job: Merge, merged: Merged | Failure) -> _End:

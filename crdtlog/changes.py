@@ -7,7 +7,7 @@ changed alike become one section of the entry, column by column.
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from crdtlog import clock, document, merging
+from crdtlog import clock, document, merging, rowdocs
 from crdtlog.catalog import Tracked
 from crdtlog.connection import Row, execute_rows
 from crdtlog.document import Compact, Version, Write
@@ -287,7 +287,7 @@ class _Plan:
         state, tracked, columns = self._state, self._tracked, self._columns
         edits = {}
         for row in rows:
-            docs = merging.load(state, tracked, document_key(tracked, columns.key_of(row)))
+            docs = rowdocs.load(state, tracked, document_key(tracked, columns.key_of(row)))
             for slot, added in docs.sums.items():
                 if tracked.kinds.get(slot) == COUNTER:
                     value = columns.cells[tracked.cell_slots.index(slot)][row]

@@ -10,15 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from crdtlog import clock, document, merging
+from crdtlog import clock, document, merging, rowdocs
 from crdtlog.catalog import Tracked
 from crdtlog.connection import Row, fetch
 from crdtlog.document import BIRTH, LIVENESS, Merged, Version, Write
 from crdtlog.errors import Malformed
 from crdtlog.kinds import COUNTER, Origin, counter
 from crdtlog.kinds.counter import Begun
-from crdtlog.merging import Doc, Name, OtherPatch, Patched
+from crdtlog.merging import OtherPatch, Patched
 from crdtlog.payload import DELETE, INSERT, Section
+from crdtlog.rowdocs import Doc, Name
 from crdtlog.rows import Layout, document_key, document_values, stored_compact
 from crdtlog.state import State
 from crdtlog.values import Key, Value, hash_columns, hash_rows, pack, same, unpack_own
@@ -102,7 +103,7 @@ class Contested:
         self.values: dict[tuple[int, int, int], Value] = {}
         self.shown: dict[Name, Value] = {}
         self.stamp = applier.section.stamps[index]
-        self.docs = merging.load(self.state, self.tracked, self.doc) if row[-3] else merging.RowDocs()
+        self.docs = rowdocs.load(self.state, self.tracked, self.doc) if row[-3] else rowdocs.RowDocs()
         self.had_docs = self.docs.count > 0
         losing = self._load_losers()
         self.before = document.expand(self.compact, self.tracked.slots, losing)
@@ -143,7 +144,7 @@ class Contested:
         """Add a counter's change to its cell's sum."""
         name = merging.named(self.state, self.tracked, item)
         if name not in self.docs.docs:
-            base, _ = merging.base_of(self.state, self.tracked, self.key, name.slot, (name.writer, name.seq))
+            base, _ = rowdocs.base_of(self.state, self.tracked, self.key, name.slot, (name.writer, name.seq))
             if not counter.counts(base.value):
                 raise Malformed(f"a patch of a counter to a cell of {self.tracked.name} that is no number")
             self.docs.docs[name] = Doc(pack(base.value), set())
@@ -187,24 +188,24 @@ class Contested:
                 elif dot == author:
                     first, is_counter = self.values[slot, *dot], slot in self.applier.section.counters
                 else:
-                    base, is_counter = merging.base_of(self.state, self.tracked, self.key, slot, dot)
+                    base, is_counter = rowdocs.base_of(self.state, self.tracked, self.key, slot, dot)
                     first = base.value
                 if is_counter:
                     value = counter.shown(first, added)
-                    self.values[slot, *dot] = merging.as_stored(
+                    self.values[slot, *dot] = rowdocs.as_stored(
                         self.state, self.tracked.affinity(slot), value
                     )
 
     def _write_docs(self) -> int:
         """Store the documents that versions of their cells belong to (M2), and sums."""
-        kept = merging.RowDocs(sums=self.docs.sums, begun=self.docs.begun)
+        kept = rowdocs.RowDocs(sums=self.docs.sums, begun=self.docs.begun)
         for name, doc in self.docs.docs.items():
             doc.versions &= {(v.writer, v.seq) for v in self._versions(self.after, name.slot)}
             if doc.versions:
                 kept.docs[name] = doc
         if not kept.count and not self.had_docs:
             return 0
-        return merging.store(self.state, self.tracked, self.doc, kept)
+        return rowdocs.store(self.state, self.tracked, self.doc, kept)
 
     def _load_losers(self) -> dict[int, set[Version]]:
         rows, odd = fetch(
@@ -252,7 +253,7 @@ class Contested:
             if known:
                 self.shown[of] = known[0]
             else:
-                self.shown[of] = merging.show(self.state, self.tracked, self.key, of, self.docs)
+                self.shown[of] = rowdocs.show(self.state, self.tracked, self.key, of, self.docs)
         return self.shown[of]
 
     def _write_row(self, merged: Merged, shown: dict[int, Value]) -> bytes | None:

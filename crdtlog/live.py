@@ -15,15 +15,16 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
-from crdtlog import document, kinds, merging
+from crdtlog import document, kinds, rowdocs
 from crdtlog.clock import stamp
 from crdtlog.connection import execute_rows, fetch
 from crdtlog.drain import Drainer
 from crdtlog.errors import CrdtlogError, Malformed, NoSuchRow, StaleDocument, Usage
 from crdtlog.finding import find_row, slot_of
 from crdtlog.kinds import Base, Failure, Merge, Merged, Origin
-from crdtlog.merging import Name, OwnEdit
+from crdtlog.merging import OwnEdit
 from crdtlog.payload import Patch
+from crdtlog.rowdocs import Name
 from crdtlog.rows import document_key
 from crdtlog.state import State
 from crdtlog.values import Key, Value
@@ -136,7 +137,7 @@ class Live(ABC):
         if row.compact.dead:
             raise NoSuchRow(f"the row of table {tracked.name} was deleted")
         version = document.expand(row.compact, (self.slot,)).showing[self.slot]
-        docs = merging.load(state, tracked, document_key(tracked, self.key))
+        docs = rowdocs.load(state, tracked, document_key(tracked, self.key))
         of = docs.of(self.slot, (version.writer, version.seq))
         if of is not None and of.kind == self.kind and docs.docs[of].problem is None:
             return Cell(of, Base(None, Origin(0, state.log.ids[of.writer], of.seq)), docs.docs[of].state)
@@ -144,7 +145,7 @@ class Live(ABC):
             raise StaleDocument(
                 "the cell holds another kind of document", "Write it anew by SQL, and open it again."
             )
-        base, _ = merging.base_of(state, tracked, self.key, self.slot, (version.writer, version.seq))
+        base, _ = rowdocs.base_of(state, tracked, self.key, self.slot, (version.writer, version.seq))
         if not kinds.has_form(self.kind, base.value):
             raise Usage(f"the cell holds no {name} that merges", f"Write a {name} into it first.")
         return Cell(
@@ -236,7 +237,7 @@ class Live(ABC):
         def own_edit(at: int) -> OwnEdit:
             taken.append(at)
             after = merged(cell.state, guess if said.known is not None else at)
-            shown = merging.as_stored(state, tracked.affinity(self.slot), after.shown)
+            shown = rowdocs.as_stored(state, tracked.affinity(self.slot), after.shown)
             return OwnEdit(None, shown, named, cell.of, after.state)
 
         column = tracked.cell_names[tracked.cell_slots.index(self.slot)]

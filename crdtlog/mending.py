@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from crdtlog import clock, document, merging
+from crdtlog import clock, document, rowdocs
 from crdtlog.catalog import Tracked
 from crdtlog.connection import execute_rows, fetch
 from crdtlog.document import Version
 from crdtlog.errors import CrdtlogError
 from crdtlog.kinds import COUNTER, TEXT, Failure, Merge, Origin, counter
 from crdtlog.kinds.counter import Begun
-from crdtlog.merging import Doc, Name, RowDocs
 from crdtlog.payload import Patch
+from crdtlog.rowdocs import Doc, Name, RowDocs
 from crdtlog.rows import document_key
 from crdtlog.state import State
 from crdtlog.values import HASH_BYTES, Key, Value, hash_rows, normal_key, pack, same
@@ -77,7 +77,7 @@ def differing(state: State) -> Iterator[Mended]:
                 yield Mended(tracked, name, None, RowDocs(), {})
         for name, row in patched.items():
             try:
-                stored: RowDocs | None = merging.load(state, tracked, name)
+                stored: RowDocs | None = rowdocs.load(state, tracked, name)
             except CrdtlogError:
                 stored = None
             docs, shown = _expected(state, tracked, name, row, stored)
@@ -88,7 +88,7 @@ def differing(state: State) -> Iterator[Mended]:
 def mend(state: State, item: Mended) -> None:
     """Store the documents of a row as they should be, and have the row show them; inside the caller's transaction."""
     tracked = item.tracked
-    kept = merging.store(state, tracked, item.name, item.docs)
+    kept = rowdocs.store(state, tracked, item.name, item.docs)
     if item.key is None:
         return
     sql = "SELECT count(*) FROM crdtlog__loser WHERE tab = ? AND key = ?"
@@ -126,7 +126,7 @@ def _patched(state: State, tracked: Tracked) -> dict[Value, _Row]:
 
 
 def _note(state: State, row: _Row, slot: int, patch: Patch, step: _Step) -> None:
-    row.steps.setdefault(merging.name_of(state, slot, patch), []).append(step)
+    row.steps.setdefault(rowdocs.name_of(state, slot, patch), []).append(step)
 
 
 def _versions(state: State, tracked: Tracked, name: Value, key: Key) -> dict[int, list[Version]]:
@@ -162,10 +162,10 @@ def _expected(
         if before is not None and before.problem is not None:
             docs.docs[of] = Doc(before.state, dots, before.problem, before.aside)
             continue
-        base, _ = merging.base_of(state, tracked, row.key, of.slot, (of.writer, of.seq))
+        base, _ = rowdocs.base_of(state, tracked, row.key, of.slot, (of.writer, of.seq))
         if of.kind == COUNTER:
             docs.docs[of] = Doc(pack(base.value), dots)
-            shown[of] = merging.show(state, tracked, row.key, of, docs)
+            shown[of] = rowdocs.show(state, tracked, row.key, of, docs)
             continue
         job = Merge(None, base, [(step.data, step.origin) for step in steps])
         (merged,) = state.documents(of.kind).merge([job])
@@ -176,7 +176,7 @@ def _expected(
         if merged.left:
             problem = f"a change cannot be merged ({merged.left[0].reason})"
             docs.docs[of] = Doc(merged.state, dots, problem, None)
-        shown[of] = merging.as_stored(state, tracked.affinity(of.slot), merged.shown)
+        shown[of] = rowdocs.as_stored(state, tracked.affinity(of.slot), merged.shown)
     return docs, shown
 
 
@@ -204,7 +204,7 @@ def _equal(
                 return False
         else:
             try:
-                if not same(merging.show(state, tracked, key, of, stored), shown[of]):
+                if not same(rowdocs.show(state, tracked, key, of, stored), shown[of]):
                     return False
             except CrdtlogError:
                 return False
@@ -244,11 +244,11 @@ def _value(state: State, item: Mended, slot: int, version: Version) -> tuple[Val
         return (item.shown[of],) if of in item.shown else None
     if slot not in item.docs.sums or item.key is None:
         return None
-    base, counts = merging.base_of(state, item.tracked, item.key, slot, dot)
+    base, counts = rowdocs.base_of(state, item.tracked, item.key, slot, dot)
     if not counts:
         return None
     value = counter.shown(base.value, item.docs.sums[slot])
-    return (merging.as_stored(state, item.tracked.affinity(slot), value),)
+    return (rowdocs.as_stored(state, item.tracked.affinity(slot), value),)
 
 
 def _write_cell(state: State, item: Mended, slot: int, value: Value, hashes: bytes) -> bytes:

@@ -6,12 +6,12 @@ Reads only. None of these stops an exchange: such a cell is kept as a register k
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from crdtlog import kinds, merging
+from crdtlog import kinds, rowdocs
 from crdtlog.catalog import Tracked
 from crdtlog.connection import escaping_text
 from crdtlog.errors import DamagedDocument
 from crdtlog.kinds import COUNTER, NAMES, TEXT, counter
-from crdtlog.merging import Name
+from crdtlog.rowdocs import Name
 from crdtlog.rows import document_key
 from crdtlog.state import State
 from crdtlog.values import Value, unpack_own
@@ -60,7 +60,7 @@ def _beyond_range(state: State, tracked: Tracked, names: dict[int, str]) -> Iter
         (tracked.number, COUNTER),
     ).fetchall():
         try:
-            added = merging.load(state, tracked, key).added(Name(slot, writer, seq, COUNTER))
+            added = rowdocs.load(state, tracked, key).added(Name(slot, writer, seq, COUNTER))
         except DamagedDocument:
             continue  # `check` tells of those
         if counter.overflows(unpack_own(data), added):

@@ -6,13 +6,13 @@ the next value is one patch away from the last.
 
 from typing import NamedTuple
 
-from crdtlog import merging
+from crdtlog import rowdocs
 from crdtlog.catalog import Tracked
 from crdtlog.document import Version
 from crdtlog.kinds import COUNTER, Base, Failure, Merge, Origin, counter
 from crdtlog.kinds.counter import Begun, Sum
-from crdtlog.merging import Name
 from crdtlog.payload import Patch
+from crdtlog.rowdocs import Name
 from crdtlog.state import State
 from crdtlog.values import Key, Value
 
@@ -43,17 +43,17 @@ class PatchedValues:
         of = Name(slot, writer.number, patch.seq, patch.kind)
         if of not in self._bases:
             dot = (of.writer, of.seq)
-            self._bases[of], _ = merging.base_of(self._state, self._tracked, self._key, slot, dot)
+            self._bases[of], _ = rowdocs.base_of(self._state, self._tracked, self._key, slot, dot)
         step = _Step(patch.data, Origin(version.stamp, self._state.log.ids[version.writer], version.seq))
         value = self._count(of, step, seen) if patch.kind == COUNTER else self._merge(of, step, seen)
-        return merging.as_stored(self._state, self._tracked.affinity(slot), value)
+        return rowdocs.as_stored(self._state, self._tracked.affinity(slot), value)
 
     def begun(self, slot: int, first: Value, seen: dict[bytes, int]) -> Value:
         """What a counter that began anew showed to its author: its first value, and the steps from before."""
         if slot not in self._counted:
             return first
         value = counter.shown(first, self._added(slot, seen))
-        return merging.as_stored(self._state, self._tracked.affinity(slot), value)
+        return rowdocs.as_stored(self._state, self._tracked.affinity(slot), value)
 
     def _added(self, slot: int, seen: dict[bytes, int]) -> Sum:
         added = counter.ZERO

@@ -7,7 +7,7 @@ are here, and settles the conflict on every device. Values come from the log by 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, cast
 
-from crdtlog import document, merging
+from crdtlog import document, rowdocs
 from crdtlog.catalog import Tracked
 from crdtlog.connection import bindable, execute_rows, fetch
 from crdtlog.document import BIRTH, Version
@@ -174,16 +174,16 @@ def _value(state: State, tracked: Tracked, row: Row, slot: int, write: Write) ->
 
 def _last_value(state: State, tracked: Tracked, row: Row, slot: int, version: Version) -> Value:
     """What a version that showed last had made of its cell: its value, or that of the document it belongs to."""
-    docs = merging.load(state, tracked, document_key(tracked, row.key))
+    docs = rowdocs.load(state, tracked, document_key(tracked, row.key))
     if (of := docs.of(slot, (version.writer, version.seq))) is not None:
-        return merging.show(state, tracked, row.key, of, docs)
+        return rowdocs.show(state, tracked, row.key, of, docs)
     if slot not in docs.sums:
         write = written_by(state, tracked, row.key, version.writer, version.seq)
         assert write is not None, "a document names an entry that did not write the row"
         return write.cells[slot]
-    base, counts = merging.base_of(state, tracked, row.key, slot, (version.writer, version.seq))
+    base, counts = rowdocs.base_of(state, tracked, row.key, slot, (version.writer, version.seq))
     value = counter.shown(base.value, docs.sums[slot]) if counts else base.value
-    return merging.as_stored(state, tracked.affinity(slot), value)
+    return rowdocs.as_stored(state, tracked.affinity(slot), value)
 
 
 def _named(state: State, tracked: Tracked, row: Row, dot: str) -> Iterator[Write]:

@@ -40,9 +40,9 @@ ADDED = (
 #: The process stops once it has stored the documents of so many rows, and waits there to be killed.
 STOPPING = """
 import sys, time, msgpack, crdtlog
-from crdtlog import merging
+from crdtlog import rowdocs
 db = crdtlog.open(sys.argv[1], home=sys.argv[2], create=False)
-left, store = int(sys.argv[3]), merging.store
+left, store = int(sys.argv[3]), rowdocs.store
 def counted(*arguments):
     global left
     left -= 1
@@ -51,7 +51,7 @@ def counted(*arguments):
         print("middle", flush=True)
         time.sleep(600)
     return result
-merging.store = counted
+rowdocs.store = counted
 """
 DRAIN = STOPPING + "db.drain_all()\n"
 APPLY = (

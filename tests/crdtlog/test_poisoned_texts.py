@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from crdtlog import merging
+from crdtlog import rowdocs
 from crdtlog.database import Database
 from crdtlog.errors import CrdtlogError, WorkerUnavailable
 from crdtlog.kinds import TEXT, Failure, Merge, Merged
@@ -227,8 +227,8 @@ def test_a_text_with_a_lie_takes_honest_changes_without_reading_the_log_again(
         write_apart([other], f"UPDATE t SET body = body || ' {n}' WHERE id = 'bad'")
     lie(liar, b"\xff" * 30, honest)
     read = []
-    rebuild = merging._rebuilt_patches
-    monkeypatch.setattr(merging, "_rebuilt_patches", lambda *args: read.append(args) or rebuild(*args))
+    rebuild = rowdocs.rebuilt_patches
+    monkeypatch.setattr(rowdocs, "rebuilt_patches", lambda *args: read.append(args) or rebuild(*args))
     send(other, honest)
     assert rows_of(honest, "SELECT body FROM t WHERE id = 'bad'") == [("a text 0 1 2 3 4",)]
     assert len(honest.unmerged()) == 1
