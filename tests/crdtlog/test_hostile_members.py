@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from crdtlog.apply import _NUMERIC_TEXT
 from crdtlog.errors import EntryRefused, Malformed
 from crdtlog.membership import Newcomer
 from crdtlog.payload import decode_data
+from crdtlog.section_check import _NUMERIC_TEXT
 from tests.crdtlog.devices import World, assert_converged, devices, send, sync
 
 NOTES = "CREATE TABLE notes (id TEXT PRIMARY KEY, title TEXT)"
