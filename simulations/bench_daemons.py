@@ -17,7 +17,7 @@ from simulations.rows import INSERT, SCHEMA, notes
 
 _LATENCY_WRITES = 200
 _STATUS_RUNS = 15
-#: Long enough for what a daemon does every ten seconds.
+#: Long enough for what a daemon does now and then.
 _IDLE_SECONDS = 20
 
 

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-POLL_SECONDS = 10.0
+POLL_SECONDS = 30.0
 """File events can be lost: this often the file is looked at anyway."""
 NOTE_SECONDS = 1.0
 """What others acknowledge is written down together after so long."""
