@@ -11,6 +11,7 @@ somebody changes something within, a `Map` or `Array` takes its place.
 
 import json
 import secrets
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -52,9 +53,9 @@ class _LiveTree(Live):
     def _observe(self) -> Any:
         return self.shared.observe_deep(self._edited)
 
+    @abstractmethod
     def _read(self, shown: Value) -> Shown:
         """What the known document shows."""
-        raise NotImplementedError
 
     def _note(self, event: Any) -> None:
         try:

@@ -14,12 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from crdtlog.errors import Malformed, WorkerUnavailable
+from crdtlog.errors import WorkerUnavailable
 from crdtlog.kinds import yjs
 from crdtlog.kinds.text import Base, Edit, Edited, Failure, Job, Merge, Merged, Open, Opened, Result
 from crdtlog.kinds.textdoc import Texts
 from crdtlog.textworker.client import TextWorker
-from crdtlog.textworker.wire import frame, pack_job, unpack_answer, unpack_job
 from tests.crdtlog import poison
 
 BEGUN = (b"b" * 24, 7)
@@ -27,6 +26,8 @@ A, B, C = b"A" * 24, b"B" * 24, b"C" * 24
 UNGUARDED = "tests.crdtlog.unguarded_worker"
 POISONS = {p.name: p for p in poison.poisons()}
 
+# What a process is doing, holds and has open is asked of the system, and others tell it otherwise, if at all. What the
+# worker survives is tested everywhere.
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
@@ -462,53 +463,3 @@ def _state(process: int) -> str:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except FileNotFoundError:
         return ""
-
-
-# --- the wire ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "job", [Open(BEGUN, "text"), Open(BEGUN, b"state"), Edit(BEGUN, b"s", A, "é\0"), GOOD], ids=str
-)
-def test_jobs_cross_the_pipe(job: Job) -> None:
-    assert unpack_job(pack_job(job)[4:]) == job
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        [],
-        ["opened"],
-        ["edited", False, b"patch", b"state"],
-        ["opened", False, b"state", b"not text"],
-        ["opened", False, "not bytes", "text"],
-        ["opened", 0, b"state", "text"],
-        ["failure", False, "tired", ""],
-        ["failure", False, "crashed", None],
-        ["failure", False, "crashed"],
-        "opened",
-        None,
-    ],
-    ids=repr,
-)
-def test_an_answer_that_is_none_is_not_believed(message: list[object]) -> None:
-    with pytest.raises(Malformed):
-        unpack_answer(frame(message)[4:], Open(BEGUN, "text"))
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        ["merged", False, b"state", b"text", [[2, "malformed", ""]]],
-        ["merged", False, b"state", b"text", [[-1, "malformed", ""]]],
-        ["merged", False, b"state", b"text", [["0", "malformed", ""]]],
-        ["merged", False, b"state", b"text", [[0, "because", ""]]],
-        ["merged", False, b"state", b"\xff", []],
-        ["merged", False, None, None, []],
-        ["opened", False, b"state", "text"],
-    ],
-    ids=repr,
-)
-def test_a_merge_that_is_none_is_not_believed(message: list[object]) -> None:
-    with pytest.raises(Malformed):
-        unpack_answer(frame(message)[4:], GOOD)
