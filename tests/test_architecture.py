@@ -29,8 +29,8 @@ FORBIDDEN = {
 PURE = ("clock", "values", "versions", "document", "kinds", "entry", "payload", "membership", "yjs_writer")
 IMPURE = set("os io time sqlite3 random secrets pathlib shutil tempfile subprocess platformdirs".split())
 # `import crdtlog` and the command line start without these; they cost more than everything else together.
-HEAVY = ("aiohttp", "cryptography", "pycrdt", "zeroconf", "rich", "click", "watchfiles", "segno")
-HEAVY_FOR_CLI = ("aiohttp", "cryptography", "pycrdt", "zeroconf", "watchfiles", "segno")
+HEAVY = ("aiohttp", "cryptography", "pycrdt", "zeroconf", "rich", "click", "inotify_simple", "segno")
+HEAVY_FOR_CLI = ("aiohttp", "cryptography", "pycrdt", "zeroconf", "inotify_simple", "segno")
 MAX_LINES = 600
 UNFINISHED = ("TO" + "DO", "FIX" + "ME", "X" + "XX")
 

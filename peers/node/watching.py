@@ -58,6 +58,7 @@ class Watcher:
         self._woken.set()
 
     async def _watch(self) -> None:
+        said = ""
         while True:
             self._is_other = False
             # What was written while nobody watched is found by looking once.
@@ -68,7 +69,9 @@ class Watcher:
                 else:
                     await self._look()
             except OSError as error:
-                logger.warning("file events do not work (%s): files are looked at instead", error)
+                if str(error) != said:  # tried again every now and then, and told once
+                    said = str(error)
+                    logger.warning("file events do not work (%s): files are looked at instead", error)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(RETRY_SECONDS):
                         await self._look()

@@ -118,6 +118,26 @@ def test_a_directory_that_is_gone_is_said_and_other_files_are_watched_on(
     asyncio.run(scenario())
 
 
+def test_that_the_system_cannot_tell_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries = []
+
+    def none_left(*_: object) -> int:
+        tries.append(1)
+        raise OSError("no space left on device")
+
+    async def scenario() -> None:
+        with closing(created(tmp_path / "a.db")):
+            async with watched(tmp_path / "a.db"):
+                await until(lambda: len(tries) > 2)
+
+    monkeypatch.setattr(inotify_simple.INotify, "add_watch", none_left)
+    monkeypatch.setattr(watching, "RETRY_SECONDS", 0.05)
+    asyncio.run(scenario())
+    assert caplog.text.count("file events do not work") == 1
+
+
 def test_watching_needs_no_thread_that_looks_again_and_again(tmp_path: Path) -> None:
     async def scenario() -> None:
         before = threading.enumerate()
