@@ -24,7 +24,8 @@ _STRINGS = ["a", "bc", "é\u0301", "\U0001f600", "x\U0001f601y", "", "\0", "long
 class Poison(NamedTuple):
     """A patch, the document that it spoils, and what a worker without a reader says of it.
 
-    Several reasons: it damages memory, and what comes of that depends on what the worker did before.
+    Several reasons: it damages memory, and what comes of that depends on what lies there, which differs from one
+    environment to the next.
     """
 
     name: str

@@ -188,7 +188,7 @@ def test_poison_that_gets_through_fails_alone(unguarded: TextWorker, name: str) 
 
 
 def test_poison_of_every_kind_in_one_batch(unguarded: TextWorker) -> None:
-    chosen = [p for p in POISONS.values() if "hung" not in p.reasons]
+    chosen = [p for p in POISONS.values() if "hung" not in p.reasons]  # each takes seconds
     jobs: list[Job] = []
     for spoiled in chosen:
         jobs += [GOOD, Merge(BEGUN, spoiled.base, [(A, spoiled.patch)])]
