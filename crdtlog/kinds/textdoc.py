@@ -98,13 +98,16 @@ class Texts:
         Raises `Malformed` when the patches, though each is well formed, make something that does not hold together.
         """
         document = self._decoded(begun, base)
-        clocks = yjs.read_clocks(document.doc.get_state())
-        accepted, refused = _accepted(clocks, begun, patches)
+        with document.doc.transaction():
+            clocks = yjs.read_clocks(document.doc.get_state())
+            accepted, refused = _accepted(clocks, begun, patches)
+            for place in accepted:
+                document.doc.apply_update(patches[place][1])
         if not accepted:
             return None, None, refused
-        for place in accepted:
-            document.doc.apply_update(patches[place][1])
-        state, shown = document.doc.get_update(), str(document.text).encode()
+        # What is deleted leaves the document when a transaction ends.
+        with document.doc.transaction():
+            state, shown = document.doc.get_update(), str(document.text).encode()
         del document  # a large text is in memory often enough
         self._prove(state, shown, clocks)
         return state, shown, refused
@@ -140,12 +143,14 @@ class Texts:
         if len(shown) > MAX_MERGED_BYTES:
             raise TooLarge("a text that its patches make too long")
         again = _copy(state, _NOBODY)
-        chunks = again.text.diff()
+        with again.doc.transaction():
+            chunks, roots = again.text.diff(), list(again.doc.keys())
+            clocks_again = yjs.read_clocks(again.doc.get_state())
         if any(type(chunk) is not str or attributes for chunk, attributes in chunks):
             raise Malformed("a text with something else than characters in it")
-        if b"".join([chunk.encode() for chunk, _ in chunks]) != shown or list(again.doc.keys()) != [yjs.ROOT]:
+        if b"".join([chunk.encode() for chunk, _ in chunks]) != shown or roots != [yjs.ROOT]:
             raise Malformed("a text that reads otherwise once it was stored")
-        if yjs.read_clocks(again.doc.get_state()) != clocks:
+        if clocks_again != clocks:
             raise Malformed("a text that lacks what its patches said")
         self._keep(again, state)
 
@@ -162,8 +167,9 @@ def begun_with(value: str, begun: Dot) -> bytes:
 
 def _copy(state: bytes, client: int) -> Document:
     doc: Doc[Text] = Doc(client_id=client)
-    doc.apply_update(state)
-    return Document(doc, doc.get(yjs.ROOT, type=Text), client)
+    with doc.transaction():
+        doc.apply_update(state)
+        return Document(doc, doc.get(yjs.ROOT, type=Text), client)
 
 
 def _accepted(

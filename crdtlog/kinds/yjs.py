@@ -112,6 +112,9 @@ class _Reader:
     def number(self, most: int) -> int:
         """A number of seven bits to a byte, low ones first."""
         data, at = self.data, self.at
+        if at < len(data) and data[at] < 128 and data[at] <= most:
+            self.at = at + 1  # as most are
+            return data[at]
         value = shift = 0
         while at < len(data) and shift < 63:
             byte = data[at]

@@ -1,4 +1,7 @@
-"""The worker's own process: reads jobs from its standard input and answers them on its standard output, one by one.
+"""The worker's own process: reads jobs from its standard input and answers them on its standard output, in order.
+
+Answers are handed over when nothing more is there to be done, or when some have gathered: two processes that take turns
+for every job would wait for one another most of the time.
 
 Before it reads the first byte it gives up what no job needs: memory beyond a limit, files, core dumps. Each job gets
 its own allowance of processor time; who exceeds it is killed by the kernel. After a panic of the library its memory may
@@ -10,6 +13,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +23,10 @@ from crdtlog.textworker.wire import HELLO, LENGTH_BYTES, MAX_FRAME_BYTES, frame,
 
 BYTES_PER_CPU_SECOND = 1 << 20
 MAX_FILES = 16
+_PIECE_BYTES = 1 << 16
+#: Answers are handed over at the latest when so many bytes have gathered, or so long after the last.
+_ANSWERS_BYTES = 1 << 16
+_ANSWERS_SECONDS = 0.05
 
 Work = Callable[[Job], list[Any]]
 """Does a job and returns the answer's kind and parts."""
@@ -31,10 +39,15 @@ def main(memory_bytes: int, cpu_seconds: float, work: Work | None = None) -> Non
     work = work or texts()
     limit(memory_bytes)
     os.write(1, HELLO)
-    while (body := _read_frame()) is not None:
+    jobs, answers, handed = _Input(), bytearray(), time.monotonic()
+    while (body := jobs.next()) is not None:
         allow_cpu(cpu_seconds + len(body) / BYTES_PER_CPU_SECOND)
         (kind, *parts), leaving = _answer(work, body)
-        _write(frame([kind, leaving, *parts]))
+        answers += frame([kind, leaving, *parts])
+        now = time.monotonic()
+        if leaving or len(answers) >= _ANSWERS_BYTES or now > handed + _ANSWERS_SECONDS or not jobs.has_next:
+            _write(answers)
+            answers, handed = bytearray(), now
         if leaving:
             return
 
@@ -104,25 +117,34 @@ def _answer(work: Work, body: bytearray) -> tuple[list[Any], bool]:
 # --- pipes ------------------------------------------------------------------------------------------------------------
 
 
-def _read_frame() -> bytearray | None:
-    head = _read(LENGTH_BYTES)
-    length = int.from_bytes(head or b"", "big")
-    return None if head is None or length > MAX_FRAME_BYTES else _read(length)
+class _Input:
+    """Frames from the standard input."""
+
+    def __init__(self) -> None:
+        self._read = bytearray()
+
+    def next(self) -> bytearray | None:
+        """The next frame's body, or None where the input ends or is no frame."""
+        while not self.has_next:
+            if self._length > MAX_FRAME_BYTES or not (piece := os.read(0, _PIECE_BYTES)):
+                return None
+            self._read += piece
+        body, end = self._read, LENGTH_BYTES + self._length
+        self._read = body[end:]  # less than a piece: what is copied is not the large text
+        del body[end:], body[:LENGTH_BYTES]
+        return body
+
+    @property
+    def has_next(self) -> bool:
+        """Whether a whole frame is there already."""
+        return len(self._read) >= LENGTH_BYTES + self._length
+
+    @property
+    def _length(self) -> int:
+        return int.from_bytes(self._read[:LENGTH_BYTES], "big")
 
 
-def _read(length: int) -> bytearray | None:
-    """Exactly so many bytes, or None where the input ends before."""
-    data = bytearray(length)
-    left = memoryview(data)
-    while left:
-        count = os.readv(0, [left])
-        if not count:
-            return None
-        left = left[count:]
-    return data
-
-
-def _write(data: bytes) -> None:
+def _write(data: bytes | bytearray) -> None:
     left = memoryview(data)
     while left:
         left = left[os.write(1, left) :]

@@ -1,8 +1,9 @@
 """The worker as seen by who needs it: hands jobs over, takes answers, and outlives whatever happens to the process.
 
-Answers come one by one and in order, so when the process dies, hangs or babbles, the first job without an answer is the
-suspect. It is tried again as the first job of a fresh process, and only what a fresh process does not survive has
-failed; all others go on. A merge of several patches that fails is halved until the patches that fail are known.
+Answers come in order, several at a time: when the process dies, hangs or babbles, any job without an answer may have
+caused it. From then on jobs are handed over one by one, and the first without an answer is the suspect. It is tried
+again as the first job of a fresh process, and only what a fresh process does not survive has failed; all others go on.
+A merge of several patches that fails is halved until the patches that fail are known.
 
 The process is started when it is first needed, and ends when its input does. One thread at a time may use a worker.
 """
@@ -59,13 +60,15 @@ class TextWorker:
         """Each job's result, or its `Failure`. Raises `WorkerUnavailable` where no worker can be had."""
         results: list[Result] = []
         doubtful = -1
+        singly = len(jobs) == 1
         while len(results) < len(jobs):
             process = self._started()
             try:
-                process.answer(jobs, results)
+                process.answer(jobs, results, singly=singly)
             except Gone as gone:
                 self.close()
-                if process.answered:
+                if process.answered or not singly:
+                    singly = True
                     continue
                 if gone.failure is None:
                     raise WorkerUnavailable("the text worker was ended from outside") from None

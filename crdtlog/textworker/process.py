@@ -90,13 +90,18 @@ class Process:
         """Whether this process started it (and was not forked off from the one that did)."""
         return self._owner == os.getpid()
 
-    def answer(self, jobs: Sequence[Job], results: list[Result]) -> None:
-        """Have the jobs that have no result yet answered in order, appending to `results`. Raises `Gone`."""
+    def answer(self, jobs: Sequence[Job], results: list[Result], *, singly: bool = False) -> None:
+        """Have the jobs that have no result yet answered in order, appending to `results`. Raises `Gone`.
+
+        `singly`: each only when the one before it is answered, so that it is known at which job the process ends.
+        """
         handed = len(results)
         unsent = bytearray()
         deadline = time.monotonic() + self._stall_seconds
         while len(results) < len(jobs):
-            while handed < len(jobs) and len(unsent) < _AHEAD_BYTES:
+            while (
+                handed < len(jobs) and len(unsent) < _AHEAD_BYTES and (not singly or handed == len(results))
+            ):
                 unsent += pack_job(jobs[handed])
                 handed += 1
             self._exchange(unsent, deadline)
@@ -164,24 +169,31 @@ class Process:
 
     def _take_answers(self, jobs: Sequence[Job], results: list[Result]) -> bool:
         """Append the answers that are here whole; returns whether there were any. Raises `Gone` after the last."""
-        before = len(results)
-        while len(self._inbox) >= LENGTH_BYTES:
-            end = LENGTH_BYTES + int.from_bytes(self._inbox[:LENGTH_BYTES], "big")
-            if end <= len(self._inbox):
+        before, at = len(results), 0
+        try:
+            while (end := self._frame_end(at)) <= len(self._inbox):
                 try:
-                    answer = unpack_answer(self._inbox[LENGTH_BYTES:end], jobs[len(results)])
+                    answer = unpack_answer(self._inbox[at + LENGTH_BYTES : end], jobs[len(results)])
                 except (Malformed, IndexError):
                     raise self._babbled() from None
-                del self._inbox[:end]
+                at = end
                 results.append(answer.result)
                 self.answered += 1
                 if answer.leaving:
                     raise Gone(None)
-            elif end > MAX_FRAME_BYTES:
-                raise self._babbled()
-            else:
-                break
+        finally:
+            del self._inbox[:at]
         return len(results) > before
+
+    def _frame_end(self, at: int) -> int:
+        """Where the answer ends that begins there, as far as is known."""
+        head = self._inbox[at : at + LENGTH_BYTES]
+        if len(head) < LENGTH_BYTES:
+            return at + LENGTH_BYTES
+        length = int.from_bytes(head, "big")
+        if length > MAX_FRAME_BYTES:
+            raise self._babbled()
+        return at + LENGTH_BYTES + length
 
     def _await_hello(self) -> None:
         deadline = time.monotonic() + _START_SECONDS
