@@ -6,7 +6,7 @@ built anew from the log), the lock is given back, and taken again once there is 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -14,7 +14,7 @@ from crdtlog import entry, rowdocs
 from crdtlog.catalog import Tracked
 from crdtlog.errors import CrdtlogError
 from crdtlog.kinds import TEXT, Failure, Merge, Merged, Origin
-from crdtlog.payload import Patch, Section, decode_data
+from crdtlog.payload import Section, decode_data
 from crdtlog.rowdocs import Name
 from crdtlog.rows import document_key
 from crdtlog.state import State
@@ -84,45 +84,45 @@ def _merge_entry(state: State, blob: bytes, ends: _Ends) -> None:
     jobs: list[tuple[_Place, Merge]] = []
     for section in decode_data(item.payload(), item.first_stamp, item.last_stamp).sections:
         tracked = state.tables.get(section.table)
-        for slot, column in section.patches.items() if tracked is not None else ():
-            for row, patch in enumerate(column):
-                if patch is not None and patch.kind == TEXT and tracked is not None:
-                    origin = Origin(section.stamps[row], item.writer, item.seq)
-                    if job := _job(state, tracked, section, row, slot, patch, origin, ends):
-                        jobs.append(job)
+        if tracked is not None:
+            jobs += _jobs(state, tracked, section, (item.writer, item.seq), ends)
     done = _texts(state).merge([job for _, job in jobs]) if jobs else []
     for (place, asked), merged in zip(jobs, done, strict=True):
         ends[place] = None if merged.tried else _end(asked, merged)
 
 
-def _job(
-    state: State,
-    tracked: Tracked,
-    section: Section,
-    row: int,
-    slot: int,
-    patch: Patch,
-    origin: Origin,
-    ends: _Ends,
-) -> tuple[_Place, Merge] | None:
-    """What a patch asks of its document; None where only all patches to it tell, which is worked on later."""
-    key = section.key(row)
-    name = document_key(tracked, key)
-    of = rowdocs.name_of(state, slot, patch)
-    place = (tracked.number, name, of)
-    if place in ends:
-        before = ends[place]
-    elif (doc := rowdocs.load(state, tracked, name).docs.get(of)) is not None:
-        before = None
-        if doc.aside is not None:
+def _jobs(
+    state: State, tracked: Tracked, section: Section, dot: tuple[bytes, int], ends: _Ends
+) -> Iterator[tuple[_Place, Merge]]:
+    """What a section's patches ask of their documents; those left out that only all patches to one tell."""
+    patches = [
+        (row, slot, patch)
+        for slot, column in section.patches.items()
+        for row, patch in enumerate(column)
+        if patch is not None and patch.kind == TEXT
+    ]
+    keys = {row: section.key(row) for row, _, _ in patches}
+    names = {row: document_key(tracked, key) for row, key in keys.items()}
+    stored = rowdocs.load_all(state, tracked, list(names.values()))
+    for row, slot, patch in patches:
+        key, name = keys[row], names[row]
+        of = rowdocs.name_of(state, slot, patch)
+        place = (tracked.number, name, of)
+        doc = stored[name].docs.get(of)
+        before: _End | None
+        if place in ends:
+            before = ends[place]
+        elif doc is None:
+            before = _End(b"", [])
+        elif doc.aside is None:
+            before = None
+        else:
             before = _End(doc.state, rowdocs.patches_at(state, tracked, key, of, doc.aside))
-    else:
-        before = _End(b"", [])
-    if before is None:
-        ends[place] = None
-        return None
-    todo = [*before.aside, (patch.data, origin)]
-    return place, rowdocs.next_job(state, tracked, key, of, before.state, todo)
+        if before is None:
+            ends[place] = None
+            continue
+        todo = [*before.aside, (patch.data, Origin(section.stamps[row], *dot))]
+        yield place, rowdocs.next_job(state, tracked, key, of, before.state, todo)
 
 
 def _end(job: Merge, merged: Merged | Failure) -> _End:

@@ -17,10 +17,10 @@ from itertools import repeat
 from operator import itemgetter
 from typing import NamedTuple, TypeVar
 
-from crdtlog import clock, merging, section_check
+from crdtlog import clock, section_check
 from crdtlog.catalog import Tracked
 from crdtlog.connection import Row, execute_rows, fetch
-from crdtlog.contested import Author, Contested, Work
+from crdtlog.contested import Author, Work, settle
 from crdtlog.document import Version, Write
 from crdtlog.entry import Entry
 from crdtlog.errors import EntryRefused
@@ -260,7 +260,7 @@ class _Applier(Work):
         if contested and read is not None:
             self._merge(self._stored([here.indexes[at] for at in contested], None), None)
         elif contested:
-            changed = self._settle([(here.indexes[at], rows[at]) for at in contested])
+            changed = settle(self, [(here.indexes[at], rows[at]) for at in contested])
             execute_rows(self.connection, update_document_sql(tracked), changed, odd=self.odd)
 
     def _ways(
@@ -353,15 +353,6 @@ class _Applier(Work):
         stamps, strata = [step.at for step in steps], [step.strata for step in steps]
         kept = repeat(None, len(steps)) if way.dies else hashes
         execute_rows(self.connection, sql, zip(stamps, strata, kept, *keys, strict=True), odd=self.odd)
-
-    def _settle(self, contested: list[tuple[int, Row]]) -> list[tuple[object, ...]]:
-        """Merge into the rows that need care; patches of all of them go into their documents together."""
-        rows = [Contested(self, index, row) for index, row in contested]
-        owners = [(row, item) for row in rows for item in row.patches()]
-        done = merging.merge_others(self.state, self.tracked, [item for _, item in owners])
-        for (row, _), patched in zip(owners, done, strict=True):
-            row.take(patched)
-        return [row.settle() for row in rows]
 
     def _adopt(self, index: int, key: Key, digest: bytes) -> None:
         """A row that was here before its table was, equal to the one that arrives: only its document is missing."""

@@ -169,12 +169,12 @@ class _Plan:
         picked = hashes if len(rows) == len(hashes) else [hashes[row] for row in rows]
 
         def write(dot: Version) -> None:
-            aside: dict[int, int] = {}
-            for row in contested:
-                key = columns.key_of(row)
-                drop_losers(state, tracked, key, None, odd=self._odd)
-                name = document_key(tracked, key)
-                aside[row] = merging.keep_own(state, tracked, name, None, (), (dot.writer, dot.seq))
+            names = {row: document_key(tracked, columns.key_of(row)) for row in contested}
+            drop_losers(state, tracked, list(names.values()), None)
+            kept = merging.keep_own(
+                state, tracked, None, {name: () for name in names.values()}, (dot.writer, dot.seq)
+            )
+            aside = {row: kept[name] for row, name in names.items()}
             self._write_shown(begun)
             bias = clock.to_sql(0)
             execute_rows(
@@ -244,20 +244,25 @@ class _Plan:
             merge = _own_merge(state, tracked, dot, bits, not dead)
             self._write_shown(edits)
             patched = {row for (row, _), edit in edits.items() if edit.patch}
+            beside = {
+                row: document_key(tracked, columns.key_of(row))
+                for row in rows
+                if columns.losers[row] or row in patched
+            }
+            losing = [name for row, name in beside.items() if columns.losers[row]]
+            left = drop_losers(state, tracked, losing, slots, dead=dead)
+            own = {
+                name: [edits[row, slot] for slot in slots if (row, slot) in edits]
+                for row, name in beside.items()
+            }
+            kept = merging.keep_own(state, tracked, slots, own, (dot.writer, dot.seq))
+            losers = {row: left.get(name, 0) + kept[name] for row, name in beside.items()}
 
             def parameters() -> Iterator[tuple[object, ...]]:
                 for row in rows:
                     new = merge(columns.compact(row), stamps[row])
-                    losers = columns.losers[row]
-                    key = columns.key_of(row)
-                    if losers:
-                        losers = drop_losers(state, tracked, key, slots, dead=dead, odd=odd)
-                    if row in patched or columns.losers[row]:
-                        some = [edits[row, slot] for slot in slots if (row, slot) in edits]
-                        name = document_key(tracked, key)
-                        losers += merging.keep_own(state, tracked, name, slots, some, (dot.writer, dot.seq))
-                    digest = None if dead else hashes[row]
-                    yield (*document_values(new), losers, new.strata or None, digest, *key)
+                    digest, key = None if dead else hashes[row], columns.key_of(row)
+                    yield (*document_values(new), losers.get(row, 0), new.strata or None, digest, *key)
 
             execute_rows(state.connection, update_document_sql(tracked), parameters(), odd=odd)
 
@@ -286,9 +291,10 @@ class _Plan:
         """Counters that begin anew where some were before: what was added to those is taken off the first value."""
         state, tracked, columns = self._state, self._tracked, self._columns
         edits = {}
-        for row in rows:
-            docs = rowdocs.load(state, tracked, document_key(tracked, columns.key_of(row)))
-            for slot, added in docs.sums.items():
+        names = [document_key(tracked, columns.key_of(row)) for row in rows]
+        stored = rowdocs.load_all(state, tracked, names)
+        for row, name in zip(rows, names, strict=True):
+            for slot, added in stored[name].sums.items():
                 if tracked.kinds.get(slot) == COUNTER:
                     value = columns.cells[tracked.cell_slots.index(slot)][row]
                     edits[row, slot] = merging.OwnEdit(*merging.first_of(state, tracked, slot, value, added))

@@ -6,21 +6,21 @@ both ways share: one section of one entry, and what it will write.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from crdtlog import clock, document, merging, rowdocs
 from crdtlog.catalog import Tracked
-from crdtlog.connection import Row, fetch
+from crdtlog.connection import Row
 from crdtlog.document import BIRTH, LIVENESS, Merged, Version, Write
 from crdtlog.errors import Malformed
 from crdtlog.kinds import COUNTER, Origin, counter
 from crdtlog.kinds.counter import Begun
 from crdtlog.merging import OtherPatch, Patched
 from crdtlog.payload import DELETE, INSERT, Section
-from crdtlog.rowdocs import Doc, Name
-from crdtlog.rows import Layout, document_key, document_values, stored_compact
+from crdtlog.rowdocs import Doc, Name, RowDocs
+from crdtlog.rows import Layout, beside, document_key, document_values, drop_losers, stored_compact
 from crdtlog.state import State
 from crdtlog.values import Key, Value, hash_columns, hash_rows, pack, same, unpack_own
 
@@ -84,13 +84,45 @@ class Work:
         )
 
 
+def settle(work: Work, rows: Sequence[tuple[int, Row]]) -> list[tuple[object, ...]]:
+    """Merge into rows that need care, each with its place in the section; returns the parameters of their documents.
+
+    What stands beside the rows is read together and written together, and all patches go into documents together.
+    """
+    state, tracked = work.state, work.tracked
+    names = [document_key(tracked, row[: work.layout.at]) for _, row in rows]
+    accompanied = [name for name, (_, row) in zip(names, rows, strict=True) if row[-3]]
+    docs = {name: RowDocs() for name in names} | rowdocs.load_all(state, tracked, accompanied)
+    losers: dict[Value, list[Row]] = {name: [] for name in names}
+    wanted = "SELECT key, slot, writer, seq, stamp, value FROM crdtlog__loser"
+    found, odd = beside(state, wanted, tracked, accompanied)
+    work.odd = work.odd or odd
+    for name, *loser in found:
+        losers[name].append(tuple(loser))
+    contested = [
+        Contested(work, index, row, docs[name], losers[name])
+        for (index, row), name in zip(rows, names, strict=True)
+    ]
+    owners = [(row, item) for row in contested for item in row.patches()]
+    done = merging.merge_others(state, tracked, [item for _, item in owners])
+    for (row, _), patched in zip(owners, done, strict=True):
+        row.take(patched)
+    changed = [row.settle() for row in contested]
+    drop_losers(state, tracked, accompanied, None)
+    had = set(accompanied)
+    rowdocs.store_all(
+        state, tracked, {name: some for name, some in docs.items() if some.count or name in had}
+    )
+    return changed
+
+
 class Contested:
     """A row with losing versions or merge documents, or one that dies unseen or comes back.
 
     Its values are gathered one by one.
     """
 
-    def __init__(self, applier: Work, index: int, row: Row) -> None:
+    def __init__(self, applier: Work, index: int, row: Row, docs: RowDocs, losers: Iterable[Row]) -> None:
         layout = applier.layout
         self.applier = applier
         self.state = applier.state
@@ -99,13 +131,16 @@ class Contested:
         self.key: Key = row[: layout.at]
         self.cells: Row | None = row[layout.cells] if row[layout.present] else None
         self.compact = stored_compact(row[layout.cells.stop : layout.cells.stop + 4], row[-2])
-        self.doc = document_key(applier.tracked, self.key)
         self.values: dict[tuple[int, int, int], Value] = {}
         self.shown: dict[Name, Value] = {}
         self.stamp = applier.section.stamps[index]
-        self.docs = rowdocs.load(self.state, self.tracked, self.doc) if row[-3] else rowdocs.RowDocs()
-        self.had_docs = self.docs.count > 0
-        losing = self._load_losers()
+        self.docs = docs
+        losing: dict[int, set[Version]] = {}
+        for slot, writer, seq, stamp, value in losers:
+            if slot == LIVENESS:
+                continue
+            losing.setdefault(slot, set()).add(Version(clock.from_sql(stamp), writer, seq))
+            self.values[slot, writer, seq] = value
         self.before = document.expand(self.compact, self.tracked.slots, losing)
         self.after = document.expand(self.compact, self.tracked.slots, losing)
         self.version = Version(self.stamp, applier.author.writer, applier.author.seq)
@@ -166,7 +201,7 @@ class Contested:
         self._count_anew()
         shown = {slot: self._value(slot, self.after.showing[slot]) for slot in self.tracked.cell_slots}
         hashes = self._write_row(merged, shown)
-        losers = self._write_losers(merged, shown) + self._write_docs()
+        losers = self._write_losers(merged, shown) + self._keep_docs()
         return (*document_values(merged.compact), losers, merged.compact.strata or None, hashes, *self.key)
 
     @staticmethod
@@ -196,29 +231,13 @@ class Contested:
                         self.state, self.tracked.affinity(slot), value
                     )
 
-    def _write_docs(self) -> int:
-        """Store the documents that versions of their cells belong to (M2), and sums."""
-        kept = rowdocs.RowDocs(sums=self.docs.sums, begun=self.docs.begun)
-        for name, doc in self.docs.docs.items():
+    def _keep_docs(self) -> int:
+        """Keep the documents that versions of their cells belong to (M2), and sums."""
+        docs = self.docs
+        for name, doc in docs.docs.items():
             doc.versions &= {(v.writer, v.seq) for v in self._versions(self.after, name.slot)}
-            if doc.versions:
-                kept.docs[name] = doc
-        if not kept.count and not self.had_docs:
-            return 0
-        return rowdocs.store(self.state, self.tracked, self.doc, kept)
-
-    def _load_losers(self) -> dict[int, set[Version]]:
-        rows, odd = fetch(
-            self.state.connection,
-            "SELECT slot, writer, seq, stamp, value FROM crdtlog__loser WHERE tab = ? AND key = ? AND slot > 0",
-            (self.tracked.number, self.doc),
-        )
-        self.applier.odd = self.applier.odd or odd
-        losing: dict[int, set[Version]] = {}
-        for slot, writer, seq, stamp, value in rows:
-            losing.setdefault(slot, set()).add(Version(clock.from_sql(stamp), writer, seq))
-            self.values[slot, writer, seq] = value
-        return losing
+        docs.docs = {name: doc for name, doc in docs.docs.items() if doc.versions}
+        return docs.count
 
     def _remember_showing(self) -> None:
         if self.cells is None:
@@ -276,9 +295,6 @@ class Contested:
         return hash_rows([(value,) for value in values], 1, self.state.seed)[0]
 
     def _write_losers(self, merged: Merged, shown: dict[int, Value]) -> int:
-        self.state.connection.execute(
-            "DELETE FROM crdtlog__loser WHERE tab = ? AND key = ?", (self.tracked.number, self.doc)
-        )
         count = 0
         for slot, versions in self.after.losing.items():
             listed: set[Name] = set()

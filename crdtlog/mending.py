@@ -88,7 +88,8 @@ def differing(state: State) -> Iterator[Mended]:
 def mend(state: State, item: Mended) -> None:
     """Store the documents of a row as they should be, and have the row show them; inside the caller's transaction."""
     tracked = item.tracked
-    kept = rowdocs.store(state, tracked, item.name, item.docs)
+    rowdocs.store_all(state, tracked, {item.name: item.docs})
+    kept = item.docs.count
     if item.key is None:
         return
     sql = "SELECT count(*) FROM crdtlog__loser WHERE tab = ? AND key = ?"

@@ -10,7 +10,7 @@ Invariants:
  M3  one entry patches a cell once, and names a document that its author had seen.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -65,12 +65,13 @@ def edit_own(
     """Encode own writes to mergeable cells, by (row, slot); `seq` is that of the entry to come."""
     result: dict[tuple[int, int], OwnEdit] = {}
     jobs: dict[int, list[tuple[OwnWrite, Name, kinds.Edit]]] = {}
+    stored = rowdocs.load_all(state, tracked, list(dict.fromkeys(write.name for write in writes)))
     for write in writes:
         if prepared := state.prepared.get((tracked.number, write.name, write.slot)):
             result[write.row, write.slot] = prepared(write.stamp)
             continue
         kind = tracked.kinds[write.slot]
-        docs = rowdocs.load(state, tracked, write.name)
+        docs = stored[write.name]
         if kind == COUNTER:
             result[write.row, write.slot] = _edit_counter(state, tracked, write, docs)
             continue
@@ -169,23 +170,28 @@ def first_of(state: State, tracked: Tracked, slot: int, value: Value, added: Sum
 def keep_own(
     state: State,
     tracked: Tracked,
-    name: Value,
     slots: Iterable[int] | None,
-    edits: Iterable[OwnEdit],
+    edits: Mapping[Value, Sequence[OwnEdit]],
     dot: Dot,
-) -> int:
-    """Store what an own write leaves: it has seen everything in its slots (None: all), so only its documents stay."""
-    docs = rowdocs.load(state, tracked, name)
+) -> dict[Value, int]:
+    """Store what an own write to rows leaves, by their names; returns how many things are stored beside each.
+
+    It has seen everything in its slots (None: all), so that only its documents stay.
+    """
+    stored = rowdocs.load_all(state, tracked, list(edits))
     gone = None if slots is None else set(slots)
-    docs.docs = {of: doc for of, doc in docs.docs.items() if gone is not None and of.slot not in gone}
-    for edit in edits:
-        if edit.of is not None:
-            docs.docs[edit.of] = Doc(edit.state, {dot})
-            if edit.added is not None:
-                docs.sums[edit.of.slot] = edit.added
-            if edit.begun is not None:
-                docs.begin(edit.of, edit.begun)
-    return rowdocs.store(state, tracked, name, docs)
+    for name, some in edits.items():
+        docs = stored[name]
+        docs.docs = {of: doc for of, doc in docs.docs.items() if gone is not None and of.slot not in gone}
+        for edit in some:
+            if edit.of is not None:
+                docs.docs[edit.of] = Doc(edit.state, {dot})
+                if edit.added is not None:
+                    docs.sums[edit.of.slot] = edit.added
+                if edit.begun is not None:
+                    docs.begin(edit.of, edit.begun)
+    rowdocs.store_all(state, tracked, stored)
+    return {name: docs.count for name, docs in stored.items()}
 
 
 # --- others' writes -----------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ the dot (0, 0), and their documents are first values; beside the sum stands sinc
 as no counter's. What is here decides nothing: see `merging`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
@@ -17,6 +17,7 @@ from crdtlog.errors import DamagedDocument, EntryRefused, Malformed
 from crdtlog.kinds import COUNTER, TEXT, Base, Failure, Origin, counter
 from crdtlog.kinds.counter import Begun, Sum
 from crdtlog.payload import Patch
+from crdtlog.rows import beside
 from crdtlog.state import State
 from crdtlog.values import Key, Value, has_odd_text, normal_key, pack, unpack_own
 
@@ -82,23 +83,28 @@ class RowDocs:
 
 def load(state: State, tracked: Tracked, name: Value) -> RowDocs:
     """The documents beside a row; `name` is its key as `rows.document_key` gives it."""
-    found = RowDocs()
-    for slot, writer, seq, kind, data, versions, problem, aside in state.connection.execute(
-        "SELECT slot, writer, seq, kind, state, versions, problem, aside FROM crdtlog__merge WHERE tab = ? AND key = ?",
-        (tracked.number, name),
-    ):
+    return load_all(state, tracked, [name])[name]
+
+
+def load_all(state: State, tracked: Tracked, names: Sequence[Value]) -> dict[Value, RowDocs]:
+    """The documents beside some rows, by their names: each row has an answer, if an empty one."""
+    found = {name: RowDocs() for name in names}
+    wanted = "SELECT key, slot, writer, seq, kind, state, versions, problem, aside FROM crdtlog__merge"
+    stored, _ = beside(state, wanted, tracked, names)
+    for key, slot, writer, seq, kind, data, versions, problem, aside in stored:
+        docs = found[key]
         try:
             if (writer, seq) == SUM:
-                found.sums[slot], begun = counter.decode_own(data)
+                docs.sums[slot], begun = counter.decode_own(data)
                 for (id_, number), item in begun.items():
-                    found.begun[Name(slot, state.log.writers[id_].number, number, COUNTER)] = item
+                    docs.begun[Name(slot, state.log.writers[id_].number, number, COUNTER)] = item
             else:
                 dots = {(w, s) for w, s in unpack_own(versions)}
                 left = None if aside is None else [(w, s) for w, s in unpack_own(aside)]
-                found.docs[Name(slot, writer, seq, kind)] = Doc(_readable(kind, data), dots, problem, left)
+                docs.docs[Name(slot, writer, seq, kind)] = Doc(_readable(kind, data), dots, problem, left)
         except (ValueError, TypeError, KeyError) as error:
             raise DamagedDocument(
-                f"what stands beside row {name!r} of {tracked.name} for merging was damaged in the file",
+                f"what stands beside row {key!r} of {tracked.name} for merging was damaged in the file",
                 f"Build it anew from the log: crdtlog check {state.path} --fix",
             ) from error
     return found
@@ -113,30 +119,23 @@ def _readable(kind: int, data: object) -> bytes:
     return data
 
 
-def store(state: State, tracked: Tracked, name: Value, docs: RowDocs) -> int:
-    """Replace the documents beside a row by these; returns how many things are stored."""
-    state.connection.execute("DELETE FROM crdtlog__merge WHERE tab = ? AND key = ?", (tracked.number, name))
-    rows: list[tuple[object, ...]] = [
-        (
-            tracked.number,
-            name,
-            *of,
-            doc.state,
-            pack(sorted(doc.versions)),
-            doc.problem,
-            None if doc.aside is None else pack(sorted(doc.aside)),
-        )
-        for of, doc in docs.docs.items()
-    ]
+def store_all(state: State, tracked: Tracked, docs: Mapping[Value, RowDocs]) -> None:
+    """Replace the documents beside some rows, by their names, by these."""
+    forget = f"DELETE FROM crdtlog__merge WHERE tab = {tracked.number} AND key = ?"
+    state.connection.executemany(forget, ((name,) for name in docs))
+    rows = (row for name, some in docs.items() for row in _as_rows(state, tracked, name, some))
+    keep = "INSERT INTO crdtlog__merge VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    state.connection.executemany(keep, rows)
+
+
+def _as_rows(state: State, tracked: Tracked, name: Value, docs: RowDocs) -> Iterator[tuple[object, ...]]:
+    for of, doc in docs.docs.items():
+        aside = None if doc.aside is None else pack(sorted(doc.aside))
+        yield (tracked.number, name, *of, doc.state, pack(sorted(doc.versions)), doc.problem, aside)
     for slot, added in docs.sums.items():
         begun = {(state.log.ids[of.writer], of.seq): b for of, b in docs.begun.items() if of.slot == slot}
-        rows.append(
-            (tracked.number, name, slot, *SUM, COUNTER, counter.encode_own(added, begun), None, None, None)
-        )
-    execute_rows(
-        state.connection, "INSERT INTO crdtlog__merge VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows, odd=False
-    )
-    return len(rows)
+        data = counter.encode_own(added, begun)
+        yield (tracked.number, name, slot, *SUM, COUNTER, data, None, None, None)
 
 
 def as_stored(state: State, affinity: str, value: Value) -> Value:

@@ -9,10 +9,13 @@ from typing import NamedTuple
 
 from crdtlog import clock, document
 from crdtlog.catalog import Tracked
-from crdtlog.connection import Row
+from crdtlog.connection import Row, fetch
 from crdtlog.document import Compact
 from crdtlog.state import State
 from crdtlog.values import Value, key_text, normal_key
+
+#: Rows that are asked for in one statement: SQLite of any version binds so many values.
+_NAMES_AT_ONCE = 500
 
 DOCUMENT_COLUMNS = ("w", "s", "at", "dead", "losers", "strata", "hashes")
 
@@ -118,24 +121,36 @@ def document_key(tracked: Tracked, key: Sequence[Value]) -> Value:
     return key_text(normal_key(tuple(key), tracked.collations))
 
 
-def drop_losers(
-    state: State,
-    tracked: Tracked,
-    key: Sequence[Value],
-    slots: Sequence[int] | None,
-    *,
-    dead: bool = False,
-    odd: bool = False,
-) -> int:
-    """Forget the losing versions of some slots (None: all, and the row's own), which a write has seen.
+def beside(
+    state: State, select: str, tracked: Tracked, names: Sequence[Value], *, grouped: str = ""
+) -> tuple[list[Row], bool]:
+    """What stands in an internal table beside some rows, by their `document_key`s: as `fetch`."""
+    rows: list[Row] = []
+    odd = False
+    for start in range(0, len(names), _NAMES_AT_ONCE):
+        some = names[start : start + _NAMES_AT_ONCE]
+        marks = ", ".join("?" * len(some))
+        sql = f"{select} WHERE tab = {tracked.number} AND key IN ({marks}){grouped}"
+        more, strange = fetch(state.connection, sql, some)
+        rows += more
+        odd = odd or strange
+    return rows, odd
 
-    Returns how many are left; those of a dead row are hidden from the view of conflicts.
+
+def drop_losers(
+    state: State, tracked: Tracked, names: Sequence[Value], slots: Sequence[int] | None, *, dead: bool = False
+) -> dict[Value, int]:
+    """Forget the losing versions of some slots (None: all, and the row's own), which a write to the rows has seen.
+
+    Returns how many are left of each row that has any; those of dead rows are hidden from the view of conflicts.
     """
-    where = "tab = ? AND key = ?"
-    name = (tracked.number, document_key(tracked, key))
+    where = f"WHERE tab = {tracked.number} AND key = ?"
     chosen = "" if slots is None else f" AND slot IN ({', '.join(map(str, (document.LIVENESS, *slots)))})"
-    state.connection.execute(f"DELETE FROM crdtlog__loser WHERE {where}{chosen}", name)
+    each = [(name,) for name in names]
+    state.connection.executemany(f"DELETE FROM crdtlog__loser {where}{chosen}", each)
     if dead:
-        state.connection.execute(f"UPDATE crdtlog__loser SET hidden = 1 WHERE {where}", name)
-    left = state.connection.execute(f"SELECT count(*) FROM crdtlog__loser WHERE {where}", name).fetchone()
-    return int(left[0])
+        state.connection.executemany(f"UPDATE crdtlog__loser SET hidden = 1 {where}", each)
+    left, _ = beside(
+        state, "SELECT key, count(*) FROM crdtlog__loser", tracked, names, grouped=" GROUP BY key"
+    )
+    return {name: int(count) for name, count in left}

@@ -42,16 +42,16 @@ STOPPING = """
 import sys, time, msgpack, crdtlog
 from crdtlog import rowdocs
 db = crdtlog.open(sys.argv[1], home=sys.argv[2], create=False)
-left, store = int(sys.argv[3]), rowdocs.store
-def counted(*arguments):
+left, store = int(sys.argv[3]), rowdocs.store_all
+def counted(state, tracked, docs):
     global left
-    left -= 1
-    result = store(*arguments)
-    if left == 0:
-        print("middle", flush=True)
-        time.sleep(600)
-    return result
-rowdocs.store = counted
+    for name, some in docs.items():
+        left -= 1
+        store(state, tracked, {name: some})
+        if left == 0:
+            print("middle", flush=True)
+            time.sleep(600)
+rowdocs.store_all = counted
 """
 DRAIN = STOPPING + "db.drain_all()\n"
 APPLY = (
