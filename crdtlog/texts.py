@@ -121,13 +121,13 @@ class TextDocuments:
         known = self._known
         if known is None:
             return self._merge(jobs)
-        asked = [job for job in jobs if _question(job) not in known]
+        questions = [_question(job) for job in jobs]
+        asked = {what: job for what, job in zip(questions, jobs, strict=True) if what not in known}
         # A state without a patch is our own, and was read back when it was made.
-        if self._is_looked_up and any(job.patches for job in asked):
-            raise WorkFirst(asked)
-        for job, result in zip(asked, self._merge(asked), strict=True):
-            known[_question(job)] = result
-        return [known[_question(job)] for job in jobs]
+        if self._is_looked_up and any(job.patches for job in asked.values()):
+            raise WorkFirst(list(asked.values()))
+        known.update(zip(asked, self._merge(list(asked.values())), strict=True))
+        return [known[what] for what in questions]
 
     def _merge(self, jobs: Sequence[Merge]) -> list[Merged | Failure]:
         if not all(_has_form(job.state, job.base) for job in jobs):
