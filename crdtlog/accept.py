@@ -15,7 +15,7 @@ from crdtlog.device import verify_bytes
 from crdtlog.drain import Drainer
 from crdtlog.entry import Entry, Signed
 from crdtlog.errors import CrdtlogError, EntryRefused
-from crdtlog.kinds import WorkFirst
+from crdtlog.remembered import WorkFirst
 from crdtlog.state import State
 from crdtlog.versions import device_of
 
@@ -36,13 +36,17 @@ def apply(state: State, drainer: Drainer, signed: Sequence[bytes], hold_ms: floa
     try:
         return _apply(state, drainer, signed, hold_ms)
     finally:
-        ahead.forget(state)
+        state.forget_answers()
 
 
 def _apply(state: State, drainer: Drainer, signed: Sequence[bytes], hold_ms: float) -> Applied:
-    attempts = 0
+    attempts = works = 0
     while True:
         state.refresh()
+        if drain.has_pending(state) and any(tracked.kinds for tracked in state.tables.values()):
+            drain.drain(
+                state, drainer
+            )  # what takes long is done before the lock; what is left is taken in under it
         drainer.prepare()
         state.warm(state.tables.values())
         signed = signed[: ahead.merge_ahead(state, signed)]
@@ -50,7 +54,7 @@ def _apply(state: State, drainer: Drainer, signed: Sequence[bytes], hold_ms: flo
             with state.transaction():
                 if not drainer.settle():
                     continue
-                with ahead.looked_up(state):
+                with state.quick(patient=works < drain.PATIENCE):
                     return _apply_some(state, signed, time.monotonic() + hold_ms / 1000)
         except CaptureFirst as signal:
             attempts += 1
@@ -61,7 +65,8 @@ def _apply(state: State, drainer: Drainer, signed: Sequence[bytes], hold_ms: flo
                 ) from None
             _capture(state, signal)
         except WorkFirst as signal:
-            ahead.work(state, signal.jobs)
+            works += 1
+            signal.work()
 
 
 def _apply_some(state: State, signed: Sequence[bytes], until: float) -> Applied:

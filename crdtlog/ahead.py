@@ -1,14 +1,13 @@
 """Text patches merged ahead of the write lock: whatever a hostile one does to the worker, no other program waits.
 
-Reads entries and documents as they are now, and has each text patch merged once; `texts` remembers the results. Under
-the lock the same questions have their answers. Where one has none (something changed in between, or a document must be
-built anew from the log), the lock is given back, and taken again once there is one.
+Reads entries and documents as they are now, and has each text patch merged once; the answers are remembered (see
+`remembered`), and under the lock the same is asked again. Where there is no answer yet (something changed in between,
+or a document must be built anew from the log), the lock is given back, and taken again once there is one.
 """
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple
 
 from crdtlog import entry, rowdocs
 from crdtlog.catalog import Tracked
@@ -18,9 +17,6 @@ from crdtlog.payload import Section, decode_data
 from crdtlog.rowdocs import Name
 from crdtlog.rows import document_key
 from crdtlog.state import State
-
-if TYPE_CHECKING:
-    from crdtlog.texts import TextDocuments
 
 #: So long at a time; the next call goes on with the entries that are left.
 _SECONDS = 0.5
@@ -42,7 +38,7 @@ def merge_ahead(state: State, signed: Sequence[bytes]) -> int:
     """Have the text patches of some entries merged; returns how many of the entries were looked at, at least one."""
     if not any(TEXT in tracked.kinds.values() for tracked in state.tables.values()):
         return len(signed)
-    _texts(state).remember()
+    state.documents(TEXT).remember()
     until = time.monotonic() + _SECONDS
     ends: _Ends = {}
     for index, blob in enumerate(signed):
@@ -55,27 +51,6 @@ def merge_ahead(state: State, signed: Sequence[bytes]) -> int:
     return len(signed)
 
 
-def looked_up(state: State) -> AbstractContextManager[None]:
-    """Within, texts are merged only by what is remembered: what is not signals `WorkFirst`."""
-    return _texts(state).looked_up()
-
-
-def work(state: State, jobs: Sequence[Merge]) -> None:
-    """Do what was missing under the lock, and remember it."""
-    _texts(state).remember()
-    _texts(state).merge(jobs)
-
-
-def forget(state: State) -> None:
-    """The results are of no use any more."""
-    if state.has_texts:
-        _texts(state).forget()
-
-
-def _texts(state: State) -> "TextDocuments":
-    return cast("TextDocuments", state.documents(TEXT))
-
-
 def _merge_entry(state: State, blob: bytes, ends: _Ends) -> None:
     item = entry.decode(entry.split(blob).body)
     writer = state.log.writers.get(item.writer)
@@ -86,7 +61,7 @@ def _merge_entry(state: State, blob: bytes, ends: _Ends) -> None:
         tracked = state.tables.get(section.table)
         if tracked is not None:
             jobs += _jobs(state, tracked, section, (item.writer, item.seq), ends)
-    done = _texts(state).merge([job for _, job in jobs]) if jobs else []
+    done = state.documents(TEXT).merge([job for _, job in jobs]) if jobs else []
     for (place, asked), merged in zip(jobs, done, strict=True):
         ends[place] = None if merged.tried else _end(asked, merged)
 

@@ -232,10 +232,10 @@ class Database:
 
         Holds the write lock for tens of milliseconds. Raises `Busy`, `DiskFull`.
         """
-        self._state.refresh()
-        self._drainer.prepare()
-        with self._state.transaction():
-            return self._drainer.step()
+        try:
+            return drain.drain(self._state, self._drainer)
+        finally:
+            self._state.forget_answers()
 
     def drain_all(self) -> int:
         """Drain until nothing is captured; returns the number of changed rows."""

@@ -17,9 +17,8 @@ from crdtlog.clock import julian
 from crdtlog.connection import Row, escaping_text, execute_rows
 from crdtlog.errors import TooLarge
 from crdtlog.payload import MAX_ROWS, TARGET_RAW_BYTES
-from crdtlog.rows import (
-    joined_sql,
-)
+from crdtlog.remembered import WorkFirst
+from crdtlog.rows import joined_sql
 from crdtlog.state import State
 from crdtlog.values import Key, key_text, pack
 
@@ -29,6 +28,8 @@ BACKLOG_ROWS = 2_500
 MASS_DELETE_ROWS = 100
 MASS_DELETE_SHARE = 0.05
 _DELETE_CAPTURES = 20_000
+#: So often the lock is given back because cells changed while it was worked out how they merge.
+PATIENCE = 10
 
 
 class Drained(NamedTuple):
@@ -95,6 +96,26 @@ def capture_rows(state: State, tracked: Tracked, keys: Iterable[Key], *, odd: bo
         ((at, *key) for key in keys),
         odd=odd,
     )
+
+
+def drain(state: State, drainer: "Drainer") -> Drained:
+    """One step; what takes long with merging cells is worked out before the write lock is taken.
+
+    Its answers are remembered: see `State.forget_answers`.
+    """
+    for _ in range(PATIENCE):
+        state.refresh()
+        drainer.prepare()
+        with state.transaction(), state.quick():
+            try:
+                return drainer.step()
+            except WorkFirst as signal:
+                # It comes before anything of the batch is written: what the step did so far stands.
+                work = signal.work
+        work()
+    # Somebody writes to these cells all the time.
+    with state.transaction():
+        return drainer.step()
 
 
 class Drainer:
@@ -252,7 +273,6 @@ class Drainer:
 
     def _whole_step(self, backlog: Backlog) -> Drained | None:
         """All rows of the backlog as one entry (R3); None if they do not fit one."""
-        backlog.whole = False
         batches, room = [], TARGET_RAW_BYTES
         tables = [self._state.tables.get(table_id) for table_id in backlog.todo]
         active = [tracked for tracked in tables if tracked is not None and not tracked.paused]
@@ -272,8 +292,11 @@ class Drainer:
         return Drained(1 if rows else 0, rows, True)
 
     def _backlog_step(self, backlog: Backlog) -> Drained:
-        if backlog.whole and (drained := self._whole_step(backlog)) is not None:
-            return drained
+        if backlog.whole:
+            drained = self._whole_step(backlog)
+            backlog.whole = False
+            if drained is not None:
+                return drained
         while backlog.todo:
             tracked = self._state.tables.get(backlog.todo[0])
             if tracked is None or tracked.paused:

@@ -4,13 +4,13 @@ The worker makes them on the known document, as a client of their own (a lane), 
 """
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crdtlog.errors import StaleDocument
 from crdtlog.kinds import TEXT, Failure, Merged, Origin, textdiff
 from crdtlog.kinds.textdiff import Splice
 from crdtlog.live import Live, Said
-from crdtlog.texts import TextDocuments, new_lane
+from crdtlog.texts import new_lane
 from crdtlog.values import Value
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class LiveText(Live):
         self._shown = after
 
     def _say(self, edit: _Edit, origin: Origin) -> Said:
-        texts = cast(TextDocuments, self._state.documents(TEXT))
+        texts = self._state.texts
         done = texts.splice(self._known, self._base, self._lane, origin.writer, *edit)
         if isinstance(done, Failure):
             raise StaleDocument(f"an edit cannot be merged: {done.reason}", "Open the text again.")

@@ -5,7 +5,9 @@ write lock sees a state that matches the file: other processes may have drained 
 """
 
 import gc
+import math
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,8 +22,9 @@ from crdtlog.device import Device
 from crdtlog.document import Rank, rank_by
 from crdtlog.entry import Entry, Signed
 from crdtlog.errors import CrdtlogError, NoSuchTable, Untrackable
-from crdtlog.kinds import REGISTER, TEXT, Documents, documents
+from crdtlog.kinds import REGISTER, TEXT, documents
 from crdtlog.log import Log, Writer
+from crdtlog.remembered import Remembered
 from crdtlog.schema import Places, difference, from_wire, read_table
 from crdtlog.values import unpack
 
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
     from crdtlog.merging import OwnEdit
     from crdtlog.texts import TextDocuments
     from crdtlog.values import Value
+
+#: What one call works out with merge documents under the lock takes no longer.
+_UNDER_LOCK_MS = 20.0
 
 _SINCE_TRACKED = Places("now", "when it was tracked")
 
@@ -58,6 +64,8 @@ class State:
         self._position = -1
         self._schema_version = -1
         self._texts: TextDocuments | None = None
+        self._documents: dict[int, Remembered] = {}
+        self._most_ms = math.inf
         #: edits that were made on documents themselves, by (table, row's name, slot), each a function of the write's
         #: stamp: the drain under way takes them
         self.prepared: dict[tuple[int, Value, int], Callable[[int], OwnEdit]] = {}
@@ -192,25 +200,44 @@ class State:
         row = self.connection.execute("SELECT name FROM crdtlog__device WHERE id = ?", (device,)).fetchone()
         return str(row[0]) if row else device.hex()[:12]
 
-    def documents(self, kind: int) -> Documents:
+    def documents(self, kind: int) -> Remembered:
         """The merge documents of a kind. Raises `Malformed` for a code of no kind."""
-        if kind != TEXT:
-            return documents(kind)
+        found = self._documents.get(kind)
+        if found is None:
+            made = self.texts if kind == TEXT else documents(kind)
+            found = self._documents[kind] = Remembered(made, lambda: self._most_ms)
+        return found
+
+    @property
+    def texts(self) -> "TextDocuments":
+        """The documents of kind `text`, with their worker."""
         if self._texts is None:
             from crdtlog.texts import TextDocuments
 
             self._texts = TextDocuments()
         return self._texts
 
-    @property
-    def has_texts(self) -> bool:
-        """Whether a worker for texts was asked for."""
-        return self._texts is not None
+    @contextmanager
+    def quick(self, *, patient: bool = True) -> Iterator[None]:
+        """Within, what takes long with merge documents and was not done before signals `WorkFirst`.
+
+        Without patience, only what nobody can tell how long it takes.
+        """
+        self._most_ms = _UNDER_LOCK_MS if patient else sys.float_info.max
+        try:
+            yield
+        finally:
+            self._most_ms = math.inf
+
+    def forget_answers(self) -> None:
+        """What was worked out with merge documents ahead of the lock is of no use any more."""
+        for found in self._documents.values():
+            found.forget()
 
     def warm(self, tables: Iterable[Tracked]) -> None:
         """Start what merging columns of these tables need, before the write lock is taken; see `trouble`."""
         if any(TEXT in tracked.kinds.values() for tracked in tables):
-            cast("TextDocuments", self.documents(TEXT)).warm()
+            self.texts.warm()
 
     @property
     def trouble(self) -> str:

@@ -5,9 +5,9 @@ update: one writer edits a text as one client for each lane, so that a program t
 plain SQL never use a number twice. Lane b"" is that of diffs.
 """
 
+import math
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 from crdtlog.errors import Malformed, WorkerUnavailable
 from crdtlog.kinds import (
@@ -19,7 +19,6 @@ from crdtlog.kinds import (
     Merge,
     Merged,
     Origin,
-    WorkFirst,
     text,
     textdiff,
 )
@@ -28,11 +27,11 @@ from crdtlog.versions import WRITER_BYTES
 
 LANE_BYTES = 8
 
-_Question = tuple[text.Dot, text.Base, tuple[tuple[bytes, Origin], ...]]
-
 #: What a job may compute beside one second for each megabyte of it, and wait; an honest one takes a hundredth of that.
 _CPU_SECONDS = 1.0
 _STALL_SECONDS = 10.0
+#: What an edit of a text costs, and each byte of it.
+_JOB_MS, _BYTE_MS = 0.15, 0.000_01
 
 
 def with_lane(lane: bytes, update: bytes) -> bytes:
@@ -62,26 +61,6 @@ class TextDocuments:
         self._is_warm = False
         #: why there is no worker, when it was last tried to have one; empty if there is
         self.trouble = ""
-        self._known: dict[_Question, Merged | Failure] | None = None
-        self._is_looked_up = False
-
-    def remember(self) -> None:
-        """Remember the results of merges from now on: what was asked ahead of a lock is asked again under it."""
-        if self._known is None:
-            self._known = {}
-
-    def forget(self) -> None:
-        """Remember no more."""
-        self._known = None
-
-    @contextmanager
-    def looked_up(self) -> Iterator[None]:
-        """Within, patches are merged only by what is remembered: what is not signals `WorkFirst`."""
-        self._is_looked_up = True
-        try:
-            yield
-        finally:
-            self._is_looked_up = False
 
     def warm(self) -> None:
         """Have the worker running: its start takes a good part of a second, too long for the write lock.
@@ -100,6 +79,14 @@ class TextDocuments:
         """End the worker, if there is one."""
         self._worker.close()
 
+    def milliseconds(self, job: Edit | Merge) -> float:
+        """About how long a job takes; what others wrote may take for ever."""
+        if isinstance(job, Merge):
+            # A state without a patch is our own, and was read back when it was made.
+            return math.inf if job.patches else 0.0
+        size = len(_start(job.state, job.base)) + len(str(job.value))
+        return _JOB_MS + size * _BYTE_MS
+
     def edit(self, jobs: Sequence[Edit]) -> list[Edited | Failure]:
         """Make each document show a value. Without a worker each fails: what is written here is never held up."""
         asked = [job for job in jobs if text.is_mergeable(job.value) and _has_form(job.state, job.base)]
@@ -114,22 +101,7 @@ class TextDocuments:
         return [_edited(job, next(results) if id(job) in kept else None) for job in jobs]
 
     def merge(self, jobs: Sequence[Merge]) -> list[Merged | Failure]:
-        """Put patches into each document. Raises `Malformed` for a patch that no honest device writes.
-
-        Signals `WorkFirst` where that must have been done before.
-        """
-        known = self._known
-        if known is None:
-            return self._merge(jobs)
-        questions = [_question(job) for job in jobs]
-        asked = {what: job for what, job in zip(questions, jobs, strict=True) if what not in known}
-        # A state without a patch is our own, and was read back when it was made.
-        if self._is_looked_up and any(job.patches for job in asked.values()):
-            raise WorkFirst(list(asked.values()))
-        known.update(zip(asked, self._merge(list(asked.values())), strict=True))
-        return [known[what] for what in questions]
-
-    def _merge(self, jobs: Sequence[Merge]) -> list[Merged | Failure]:
+        """Put patches into each document. Raises `Malformed` for a patch that no honest device writes."""
         if not all(_has_form(job.state, job.base) for job in jobs):
             raise Malformed("a patch of a text to a value that is none")
         patches = [_in_order(job.patches) for job in jobs]
@@ -177,11 +149,6 @@ class TextDocuments:
     def needs(self, patch: bytes, origin: Origin) -> Mapping[bytes, int]:
         """Nothing that can be told: characters are named by clients. A patch that lacks some is set aside."""
         return {}
-
-
-def _question(job: Merge) -> _Question:
-    patches = sorted(job.patches, key=lambda item: item[1])
-    return _begun(job.base), _start(job.state, job.base), tuple(patches)
 
 
 def _begun(base: Base) -> text.Dot:

@@ -53,12 +53,22 @@ from crdtlog.versions import MAX_SEQ
 #: Bytes of a patch; a change that needs more begins a new document, as does any change of a state larger than that.
 MAX_PATCH = 2 << 20
 MAX_STATE = 16 << 20
+#: Decoded, a document takes some fifty times as much memory.
+_KEPT_BYTES = 1 << 19
 
 
 class JsonTree:
-    """Deep merge of JSON: objects by key, arrays by element."""
+    """Deep merge of JSON: objects by key, arrays by element.
+
+    The document that was last read or written is kept decoded: an edit compares, merges and shows one and the same.
+    """
 
     name = "json"
+
+    def __init__(self) -> None:
+        self._kept: tuple[bytes, Document] | None = None
+        #: what a merge came to. It shows what its bytes say, but its parts stand in another order.
+        self._merged: tuple[bytes, Document] | None = None
 
     def start(self, value: Value, origin: Origin) -> bytes | None:
         """The document that a JSON text begins; None for any other value."""
@@ -74,7 +84,7 @@ class JsonTree:
         tree = jsontext.parse(value) if isinstance(value, str) and len(state) <= MAX_STATE else None
         if tree is None:
             return None
-        patch = jsondiff.patch(decode(state), tree, origin)
+        patch = jsondiff.patch(self._read(state), tree, origin)
         return None if patch is None or len(patch) > MAX_PATCH else patch
 
     def merge(self, state: bytes, patch: bytes, origin: Origin) -> bytes:
@@ -82,16 +92,19 @@ class JsonTree:
         if not patch:
             return state
         names, edit = _opened(patch, origin)
-        document = decode(state)
+        document = self._read(state)
         seen = document.seen
         if (
             any(seen.get(writer, 0) < seq for writer, seq in names)
             or seen.get(origin.writer, 0) >= origin.seq
         ):
             raise Malformed("a patch to a JSON document comes before what it had seen, or twice")
+        self._kept = None  # from here on it is not what those bytes say
         _Merge(origin, names).write(document.root, edit)
         seen[origin.writer] = origin.seq
-        return encode(document)
+        after = encode(document)
+        self._merged = (after, document) if len(after) <= _KEPT_BYTES else None
+        return after
 
     def needs(self, patch: bytes, origin: Origin) -> dict[bytes, int]:
         """For each writer that a patch names, the last entry of it that its author had seen. Raises `Malformed`.
@@ -102,7 +115,18 @@ class JsonTree:
 
     def show(self, state: bytes) -> str:
         """The document's text, minified."""
-        return text(decode(state))
+        if self._merged is not None and self._merged[0] == state:
+            return text(self._merged[1])
+        return text(self._read(state))
+
+    def _read(self, state: bytes) -> Document:
+        """A document, not to be changed unless it is forgotten."""
+        if self._kept is None or self._kept[0] != state:
+            document = decode(state)
+            if len(state) > _KEPT_BYTES:
+                return document
+            self._kept = state, document
+        return self._kept[1]
 
 
 def _opened(patch: bytes, origin: Origin) -> tuple[list[tuple[bytes, int]], Any]:

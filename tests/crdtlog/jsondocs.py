@@ -8,8 +8,29 @@ from crdtlog.kinds import Mergeable, Origin, jsontext
 from crdtlog.kinds.jsonstate import decode, encode
 from crdtlog.kinds.jsontext import Json, minified
 from crdtlog.kinds.jsontree import JsonTree
+from crdtlog.values import Value
 
-KIND: Mergeable = JsonTree()
+
+class _Twice(JsonTree):
+    """Keeps the last document decoded, and does all from its bytes as well: both must come to the same."""
+
+    def diff(self, state: bytes, value: Value, origin: Origin) -> bytes | None:
+        patch = super().diff(state, value, origin)
+        assert patch == JsonTree().diff(state, value, origin)
+        return patch
+
+    def merge(self, state: bytes, patch: bytes, origin: Origin) -> bytes:
+        after = super().merge(state, patch, origin)
+        assert after == JsonTree().merge(state, patch, origin)
+        return after
+
+    def show(self, state: bytes) -> str:
+        shown = super().show(state)
+        assert shown == JsonTree().show(state)
+        return shown
+
+
+KIND: Mergeable = _Twice()
 A, B, C, D = (bytes([letter]) * 24 for letter in b"ABCD")
 
 KEYS = st.sampled_from(["a", "b", "c", "id", "name"])

@@ -99,13 +99,13 @@ def updates(liar: Database) -> list[bytes]:
 def watch_lock(db: Database, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """For each text that is merged from now on: whether the write lock of the file was held meanwhile."""
     held: list[bool] = []
-    work = TextDocuments._merge
+    work = TextDocuments.merge
 
     def watched(self: TextDocuments, jobs: Sequence[Merge]) -> list[Merged | Failure]:
         held.extend([db._state.connection.in_transaction] * len(jobs))
         return work(self, jobs)
 
-    monkeypatch.setattr(TextDocuments, "_merge", watched)
+    monkeypatch.setattr(TextDocuments, "merge", watched)
     return held
 
 
