@@ -27,10 +27,11 @@ class Daemon:
         listen: str = "127.0.0.1:0",
         mdns: bool = False,
         prefix: Sequence[str] = (),
+        module: str = "peers.cli",
     ) -> None:
         self._machine = machine
         self._log = machine.home.path / "daemon.log"
-        command = [*prefix, sys.executable, "-m", "peers.cli", "up", *map(str, files), "--listen", listen]
+        command = [*prefix, sys.executable, "-m", module, "up", *map(str, files), "--listen", listen]
         for peer in peers:
             command += ["--peer", peer]
         if not mdns:

@@ -3,37 +3,11 @@
 import pytest
 
 import crdtlog
-from crdtlog.database import Database
-from crdtlog.kinds import TEXT
-from crdtlog.payload import UPDATE, Patch
-from crdtlog.texts import with_lane
 from peers.cli.doctor import _merging
 from tests.crdtlog import poison
-from tests.crdtlog.liar import data, section
 from tests.crdtlog.unguarded import without_reader, without_worker
+from tests.peers.lying_texts import lie, merging
 from tests.peers.nodes import Machine, linked, run, until
-
-
-def merging(machine: Machine) -> None:
-    """Have the titles of notes merge as text."""
-    with crdtlog.open(machine.path, home=machine.home) as db:
-        db.track("notes", {"title": "text"})
-
-
-def lie(db: Database, key: str, update: bytes, stars: int) -> None:
-    """Sign an entry, as no honest device would, that patches one note's title with these bytes and stars another."""
-    tracked = db._state.table("notes")
-    title, rating = tracked.cell_slots
-    writer, seq = db._state.connection.execute(
-        "SELECT w, s FROM crdtlog__row_1 WHERE k1 = ?", (key,)
-    ).fetchone()
-    patch = Patch(TEXT, db._state.log.ids[writer], seq, with_lane(b"", update))
-    entry = data(
-        db,
-        section(db, "notes", UPDATE, [key], [None], patches={title: [patch]}),
-        section(db, "notes", UPDATE, ["good"], [stars], slots=(rating,)),
-    )
-    assert db.apply([entry]).entries == 1
 
 
 def test_edits_of_one_text_on_two_devices_stand_together(laptop: Machine, phone: Machine) -> None:
