@@ -125,9 +125,9 @@ class Database:
     def text(self, table: str, key: Value | Sequence[Value], column: str) -> "Text":
         """A row's text as a `pycrdt.Text` that lives: its edits go into the file at once, as they were made.
 
-        For editors; plain SQL goes on to work. What others write comes in with `refresh`. What is replaced or whose row
-        is deleted takes no more edits: `StaleDocument` then comes from `drain_all`, `refresh` or `close`. Raises
-        `NoSuchTable`, `NoSuchRow`, `Usage` (the column is of another kind, or holds no text).
+        For editors; plain SQL goes on to work. What others write comes in with `refresh`. What is no text any more, or
+        whose row is deleted, takes no more edits: `StaleDocument` then comes once from `drain_all`, `refresh` or
+        `close`. Raises `NoSuchTable`, `NoSuchRow`, `Usage` (the column is of another kind, or holds no text).
         """
         from crdtlog.live_text import LiveText
 

@@ -16,10 +16,11 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from crdtlog import document, kinds, rowdocs
+from crdtlog.catalog import Tracked
 from crdtlog.clock import stamp
 from crdtlog.connection import execute_rows, fetch
 from crdtlog.drain import Drainer
-from crdtlog.errors import CrdtlogError, Malformed, NoSuchRow, StaleDocument, Usage
+from crdtlog.errors import CrdtlogError, Malformed, NoSuchRow, StaleDocument, Temporary, Usage
 from crdtlog.finding import find_row, slot_of
 from crdtlog.kinds import Base, Failure, Merge, Merged, Origin
 from crdtlog.merging import OwnEdit
@@ -27,7 +28,7 @@ from crdtlog.payload import Patch
 from crdtlog.rowdocs import Name
 from crdtlog.rows import document_key
 from crdtlog.state import State
-from crdtlog.values import Key, Value
+from crdtlog.values import Key, Value, key_text, unpack_own
 
 #: The origin of transactions that bring in what others wrote: an editor can tell them from its own.
 ORIGIN = "crdtlog"
@@ -52,15 +53,21 @@ class Said(NamedTuple):
 def each(lives: Iterable["Live"], *steps: Callable[["Live"], None]) -> None:
     """Take all of them through one step after the other, whatever happens to one; then raise what happened first."""
     lives = list(lives)
-    first: CrdtlogError | None = None
+    first: tuple[Live, CrdtlogError] | None = None
     for step in steps:
         for live in lives:
             try:
                 step(live)
             except CrdtlogError as error:
-                first = first or error
+                first = first or (live, error)
     if first is not None:
-        raise first
+        whose, what = first
+        whose.told(what)
+        raise what
+
+
+def _replaced(why: CrdtlogError) -> StaleDocument:
+    return why if isinstance(why, StaleDocument) else StaleDocument(f"it was replaced: {why}", _AGAIN)
 
 
 class Live(ABC):
@@ -80,6 +87,7 @@ class Live(ABC):
             pass  # what was captured may be what is asked for
         tracked = state.table(table)
         self.slot = slot_of(tracked, column)
+        self.column = column
         name = kinds.NAMES[self.kind]
         if tracked.kinds.get(self.slot) != self.kind:
             raise Usage(
@@ -92,6 +100,7 @@ class Live(ABC):
         self._unwritten: list[Any] = []
         self._is_taking_in = False
         self._broken: StaleDocument | None = None
+        self._is_told = False
         self.doc: Any = Doc()
         self.shared = self._open(self._merged(self._known, self._base).shown)
         self._subscription = self._observe()
@@ -181,35 +190,54 @@ class Live(ABC):
     # --- out ------------------------------------------------------------------------------------------------------
 
     def _edited(self, event: Any) -> None:
-        if self._is_taking_in or self._broken:
+        if self._is_taking_in:
+            return
+        if self._broken:
+            self._is_told = False  # whoever goes on editing has not heard
             return
         try:
             self._note(event)
         except StaleDocument as error:
-            self._broken = error
+            self._end(error)
         try:
             self._flush(may_wait=True)
         except CrdtlogError:
             return  # kept: the next edit, drain or close tries again, and says why it cannot
 
     def flush(self) -> None:
-        """Write what was edited here and is not in the file yet. Raises `StaleDocument` if that cannot be."""
+        """Write what was edited here and is not in the file yet. Raises `StaleDocument` if that cannot be.
+
+        Once that is `told`, not again before the object is edited again: the program may have opened another.
+        """
         self._flush(may_wait=False)
 
+    def told(self, error: CrdtlogError) -> None:
+        """An error of this object has reached the program."""
+        self._is_told = self._is_told or error is self._broken
+
     def _flush(self, *, may_wait: bool) -> None:
-        while self._unwritten and self._write(self._unwritten[0], may_wait):
-            del self._unwritten[0]
-        if self._broken:
+        try:
+            while self._unwritten and self._write(self._unwritten[0], may_wait):
+                del self._unwritten[0]
+        except StaleDocument as error:
+            self._end(error)
+        if self._broken and not self._is_told:
             raise self._broken
+
+    def _end(self, why: CrdtlogError) -> None:
+        """Take no more edits."""
+        cell = f"{self.column} in row {key_text(self.key)!r} of {self.table}"
+        self._broken = StaleDocument(f"{cell} takes no more edits: {why}", why.hint or _AGAIN)
+        self._unwritten.clear()
 
     def _write(self, edit: Any, may_wait: bool) -> bool:
         with self._transaction():
             try:
                 cell = self._cell()
             except (NoSuchRow, Usage) as error:
-                raise StaleDocument(f"what was open was replaced: {error}", _AGAIN) from error
+                raise _replaced(error) from error
             if cell.of != self._of:
-                raise StaleDocument("what was open was replaced", _AGAIN)
+                raise StaleDocument("it was replaced", _AGAIN)
             if may_wait and not self._may_write(cell.state):
                 return False
             known = self._append(cell, edit)
@@ -255,30 +283,64 @@ class Live(ABC):
     # --- in -------------------------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Take in what others wrote, if the document is still the same and nothing waits to be written."""
+        """Take in what others wrote, if nothing waits to be written.
+
+        Where somebody began another document in the cell, the object goes on with that one.
+        """
         if self._unwritten or self._broken:
             return
         tracked = self._state.table(self.table)
-        name = document_key(tracked, self.key)
         rows, _ = fetch(
             self._state.connection,
-            "SELECT state FROM crdtlog__merge WHERE tab = ? AND key = ? AND slot = ? AND writer = ? AND seq = ? "
-            "AND kind = ? AND problem IS NULL",
-            (tracked.number, name, *self._of),
+            "SELECT state, versions, problem FROM crdtlog__merge WHERE tab = ? AND key = ? AND slot = ? AND writer = ? "
+            "AND seq = ? AND kind = ?",
+            (tracked.number, document_key(tracked, self.key), *self._of),
         )
-        if not rows or (rows[0][0] == self._known and self._is_tidy()):
-            return
+        state, versions, problem = rows[0] if rows else (None, None, None)
+        if problem is not None:
+            return  # the next edit says so
+        if not self._is_shown(tracked, unpack_own(versions) if versions else ()):
+            self._follow()
+        elif state is not None and (state != self._known or not self._is_tidy()):
+            self._show(state)
+
+    def _is_shown(self, tracked: Tracked, patched: Iterable[Sequence[int]]) -> bool:
+        """Whether the cell shows this document, which these writes patched."""
+        if self.slot not in tracked.cell_slots or tracked.kinds.get(self.slot) != self.kind:
+            return False
+        row = find_row(self._state, tracked, self.key)
+        if row.compact.dead:
+            return False
+        version = document.expand(row.compact, (self.slot,)).showing[self.slot]
+        dots = {(self._of.writer, self._of.seq), *((writer, seq) for writer, seq in patched)}
+        return (version.writer, version.seq) in dots
+
+    def _follow(self) -> None:
+        """Go on with the document that the cell shows now."""
         try:
-            shown = self._merged(rows[0][0], self._base).shown
+            with self._transaction():
+                cell = self._cell()
+        except Temporary:
+            return  # the next refresh tries again
+        except (StaleDocument, NoSuchRow, Usage) as error:
+            return self._end(_replaced(error))
+        if cell.of != self._of:
+            self._of, self._base = cell.of, cell.base
+            self._show(cell.state)
+
+    def _show(self, state: bytes) -> None:
+        """Have the object show a state of its document."""
+        try:
+            shown = self._merged(state, self._base).shown
         except StaleDocument:
             return  # the next edit says so
         self._is_taking_in = True
         try:
             with self.doc.transaction(origin=ORIGIN):
-                self._known = rows[0][0]
+                self._known = state
                 self._take_in(shown)
         except StaleDocument as error:
-            self._broken = error
+            self._end(error)
         finally:
             self._is_taking_in = False
 

@@ -91,13 +91,81 @@ def test_a_text_that_was_replaced_takes_no_more_edits_and_says_so(world: World) 
     text = one.text("t", "a", "body")
     write_apart([one], "DELETE FROM t")
     one.execute("INSERT INTO t VALUES ('a', 'another', 1)")
-    one.drain_all()
+    one.drain()
     text.insert(0, "lost? ")
     with pytest.raises(StaleDocument, match="replaced"):
         one.refresh()
     assert body(one) == "another"
-    with pytest.raises(StaleDocument):
-        one.close()
+
+
+def test_what_takes_no_more_edits_is_told_once_by_name_and_again_when_it_is_edited(world: World) -> None:
+    (one,) = fleet(world, 1)
+    one.execute("INSERT INTO t VALUES ('b', 'Hello moon', 'x')")
+    one.drain_all()
+    gone, also = one.text("t", "a", "body"), one.text("t", "b", "body")
+    one.execute("DELETE FROM t")
+    one.drain()
+    gone.insert(0, "!")
+    also.insert(0, "!")
+    told = []
+    for _ in range(4):
+        try:
+            one.refresh()
+        except StaleDocument as error:
+            told.append(str(error))
+    assert [line.partition(" takes")[0] for line in told] == [
+        "body in row 'a' of t",
+        "body in row 'b' of t",
+    ]
+
+    one.execute("INSERT INTO t VALUES ('a', 'again', 1)")
+    one.drain_all()
+    again = one.text("t", "a", "body")
+    again.insert(0, "once ")
+    one.drain_all()
+    assert body(one) == "once again"
+    gone.insert(0, "?")
+    with pytest.raises(StaleDocument, match="row 'a'"):
+        one.drain_all()
+    one.close()
+
+
+def test_a_text_whose_row_is_deleted_says_so_though_nobody_edits_it(world: World) -> None:
+    one, other = fleet(world, 2)
+    one.text("t", "a", "body")
+    write_apart([other], "DELETE FROM t")
+    send(other, one)
+    with pytest.raises(StaleDocument, match="deleted"):
+        one.refresh()
+    one.close()
+
+
+def test_a_text_that_somebody_writes_into_a_new_document_goes_on_in_that(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As is done where a document holds mostly what is gone."""
+    one, other = fleet(world, 2)
+    text, theirs = one.text("t", "a", "body"), other.text("t", "a", "body")
+    heard = []
+    subscription = text.observe(lambda event: heard.append(event.delta))
+    text.insert(0, "Oh. ")
+    sync_all([one, other])
+    with monkeypatch.context() as patch:
+        patch.setattr("crdtlog.merging._is_worn", lambda *_: True)
+        write_apart([other], "UPDATE t SET body = 'Hello moon'")
+    assert str(theirs) == "Hello moon"
+    send(other, one)
+    one.refresh()
+    assert str(text) == "Hello moon"
+    assert len(heard) == 2
+    text.insert(0, "> ")
+    theirs += "!"
+    sync_all([one, other])
+    one.refresh()
+    other.refresh()
+    assert str(text) == str(theirs) == body(one) == "> Hello moon!"
+    assert_converged([one, other], ["t"])
+    text.unobserve(subscription)
 
 
 def test_an_edit_while_the_file_is_locked_is_written_later(world: World) -> None:
