@@ -20,7 +20,7 @@ _ROWS = 2_000
 
 
 class Unmerged(NamedTuple):
-    """Some cells of a column: how many, one row's key, and why they do not merge.
+    """Some cells of a column: how many, one row's key, why they do not merge, and what to do, for a person.
 
     No rows: whatever is written into the column from now on does not merge, until what is in the way is gone.
     """
@@ -31,6 +31,18 @@ class Unmerged(NamedTuple):
     rows: int
     key: str
     reason: str
+    next: str = ""
+
+
+_ANEW = "Write the cell anew, on a device that shows the rest as it should be: then it merges again."
+_NUMBER = "Write a number into the cell: it shows, and counts on from there."
+#: What a cell may hold, by kind.
+_HOLDS = {
+    kinds.TEXT: "a text that merges",
+    kinds.JSON: "JSON that merges",
+    kinds.COUNTER: "a number",
+    kinds.SET: "a JSON array that merges",
+}
 
 
 def unmerged(state: State) -> list[Unmerged]:
@@ -43,7 +55,7 @@ def unmerged(state: State) -> list[Unmerged]:
             "SELECT key, slot, kind, problem FROM crdtlog__merge WHERE tab = ? AND problem IS NOT NULL",
             (tracked.number,),
         ):
-            found.append(Unmerged(tracked.name, names[slot], NAMES[kind], 1, str(key), problem))
+            found.append(Unmerged(tracked.name, names[slot], NAMES[kind], 1, str(key), problem, _ANEW))
         if state.trouble:
             reason = f"{state.trouble}; until it can, the latest write shows whole"
             texts = [slot for slot, kind in sorted(tracked.kinds.items()) if kind == TEXT]
@@ -65,7 +77,7 @@ def _beyond_range(state: State, tracked: Tracked, names: dict[int, str]) -> Iter
             continue  # `check` tells of those
         if counter.overflows(unpack_own(data), added):
             reason = "its steps add up beyond what the column can hold: the nearest number shows"
-            yield Unmerged(tracked.name, names[slot], NAMES[COUNTER], 1, str(key), reason)
+            yield Unmerged(tracked.name, names[slot], NAMES[COUNTER], 1, str(key), reason, _NUMBER)
 
 
 def _without_form(state: State, tracked: Tracked, names: dict[int, str]) -> Iterator[Unmerged]:
@@ -84,8 +96,12 @@ def _without_form(state: State, tracked: Tracked, names: dict[int, str]) -> Iter
                     example = str(document_key(tracked, odd[0][:-1]))
                 rows += len(odd)
         if rows:
-            reason = f"not what a {NAMES[kind]} holds: kept whole, the latest write shows"
-            yield Unmerged(tracked.name, names[slot], NAMES[kind], rows, example, reason)
+            reason = f"not {_HOLDS[kind]}: kept whole, the latest write shows"
+            ask = (
+                f"Write {_HOLDS[kind]}, or NULL. If the column is to hold other values, have it be a register: "
+                f"crdtlog track FILE {tracked.name} --merge {names[slot]}=register"
+            )
+            yield Unmerged(tracked.name, names[slot], NAMES[kind], rows, example, reason, ask)
 
 
 def _has_form(kind: int, value: Value) -> bool:

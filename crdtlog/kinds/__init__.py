@@ -213,9 +213,10 @@ def suits(kind: int, affinity: str) -> bool:
 def check_affinity(name: str, affinity: str, what: str) -> None:
     """Require that a column can hold a kind's values. Raises `Usage`, also for an unknown kind."""
     if not suits(code(name), affinity):
-        needed = "numbers" if code(name) == COUNTER else "text"
+        needed = "number" if code(name) == COUNTER else "text"
         raise Usage(
-            f"{what} cannot be a {name}: its type keeps no {needed} as they are", "Choose another kind."
+            f"{what} cannot be a {name}: its type does not keep every {needed} as it is",
+            "Choose another kind.",
         )
 
 

@@ -212,13 +212,9 @@ def _merging(database: "Database") -> Iterator[Finding]:
         if not item.rows:
             yield Finding("merging", "problem", f"{item.column} of {item.table}: {item.reason}", "")
             continue
-        where = f"{item.column} in {count(item.rows, 'row')} of {item.table} (row {item.key})"
-        yield Finding(
-            "merging",
-            "note",
-            f"{where}: {item.reason}",
-            "Writing the cell anew lets it merge again, if it is one.",
-        )
+        which = f"row {item.key}" if item.rows == 1 else f"the first is row {item.key}"
+        where = f"{item.column} in {count(item.rows, 'row')} of {item.table} ({which})"
+        yield Finding("merging", "problem", f"{where}: {item.reason}", item.next)
 
 
 def _untracked(database: "Database") -> Iterator[Finding]:

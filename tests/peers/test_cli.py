@@ -322,6 +322,25 @@ def test_doctor_tells_rows_without_a_key_and_tables_that_stay(tmp_path: Path, cr
     assert "table cache stays on this device" in done.out
 
 
+def test_doctor_tells_cells_that_do_not_merge_and_what_to_do(tmp_path: Path, crdtlog: Crdtlog) -> None:
+    file = made(tmp_path / "a.db", "CREATE TABLE t (id TEXT PRIMARY KEY, meta TEXT, n INTEGER)")
+    crdtlog("init", file)
+    crdtlog("track", file, "t", "--merge", "meta=json", "--merge", "n=counter")
+    write(file, "INSERT INTO t VALUES ('fine', '[1]', 1), ('odd', 'no JSON', 2), ('odder', '{', 'many')")
+    findings = crdtlog("doctor", file, "--json", fails=3).json["findings"]
+    meta, number = [finding for finding in findings if finding["name"] == "merging"]
+    assert meta["state"] == number["state"] == "problem"
+    assert meta["message"].startswith("meta in 2 rows of t (the first is row odd): not JSON")
+    assert "crdtlog track FILE t --merge meta=register" in meta["next"]
+    assert "row odder" in number["message"] and "a number" in number["next"]
+
+    write(file, "UPDATE t SET meta = NULL, n = 0 WHERE meta NOT LIKE '[%'")
+    assert "merging" not in crdtlog("doctor", file).out
+    crdtlog("track", file, "t", "--merge", "meta=register")
+    write(file, "UPDATE t SET meta = 'no JSON'")
+    assert "merging" not in crdtlog("doctor", file).out
+
+
 def test_doctor_names_the_keys_that_are_missing_or_of_another_device(
     shared: Path, crdtlog: Crdtlog, home: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
