@@ -89,7 +89,11 @@ def _chosen_kinds(table: Table, merge: Mapping[str, str]) -> dict[str, str]:
             raise NoSuchTable(f"table {table.name} has no column {name!r}", f"Its columns: {known}.")
         if column.key or column.generated is not None:
             what = "part of the key" if column.key else "generated"
-            raise Usage(f"column {column.name} of {table.name} is {what}, so that it cannot merge")
+            others = ", ".join(item.name for item in table.columns if not item.key and item.generated is None)
+            raise Usage(
+                f"column {column.name} of {table.name} is {what}, so that it cannot merge",
+                f"Columns that can: {others}." if others else "The table has no column that can.",
+            )
         kinds.check_affinity(kind, table.affinity(column), f"column {column.name} of {table.name}")
         chosen[column.name] = kind
     return chosen

@@ -153,6 +153,7 @@ def test_track_takes_a_table_with_its_rows(shared: Path, crdtlog: Crdtlog) -> No
         (["tags", "--merge", "name=prose"], 2, "no merge kind 'prose'"),
         (["tags", "--merge", "color=register"], 1, "no column 'color'"),
         (["tags", "--merge", "name"], 2, "COLUMN=KIND"),
+        (["tags", "--merge", "id=counter"], 2, "part of the key"),
         (["tags", "name=register"], 2, "--merge"),
         (["odd"], 1, "UNIQUE"),
     ],
