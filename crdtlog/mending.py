@@ -66,11 +66,8 @@ def mend_all(state: State) -> int:
 
 
 def differing(state: State) -> Iterator[Mended]:
-    """All such rows. Reads the whole log once for each table with columns that merge, or once merged."""
-    for tracked in state.tables.values():
-        if tracked.paused:
-            continue
-        patched = _patched(state, tracked)
+    """All such rows. Reads the whole log once, if any table has columns that merge, or once merged."""
+    for tracked, patched in _patched(state):
         names = "SELECT DISTINCT key FROM crdtlog__merge WHERE tab = ?"
         for (name,) in state.connection.execute(names, (tracked.number,)).fetchall():
             if name not in patched:
@@ -103,18 +100,21 @@ def mend(state: State, item: Mended) -> None:
 # --- what the log says --------------------------------------------------------------------------------------------
 
 
-def _patched(state: State, tracked: Tracked) -> dict[Value, _Row]:
-    if not state.connection.execute(
-        "SELECT 1 FROM crdtlog__kind WHERE tab = ?1 UNION SELECT 1 FROM crdtlog__merge WHERE tab = ?1",
-        (tracked.number,),
-    ).fetchone():
-        return {}
-    rows: dict[Value, _Row] = {}
+def _patched(state: State) -> list[tuple[Tracked, dict[Value, _Row]]]:
+    """The rows of each table that were patched, by name."""
+    merging = "SELECT tab FROM crdtlog__kind UNION SELECT tab FROM crdtlog__merge"
+    numbers = {number for (number,) in state.connection.execute(merging)}
+    found: dict[bytes, tuple[Tracked, dict[Value, _Row]]] = {
+        tracked.table_id: (tracked, {})
+        for tracked in state.tables.values()
+        if tracked.number in numbers and not tracked.paused
+    }
     sql = "SELECT writer, seq FROM crdtlog__log WHERE kind = 'data' ORDER BY position"
-    for number, seq in state.connection.execute(sql).fetchall():
+    for number, seq in state.connection.execute(sql).fetchall() if found else ():
         for section in state.log.sections(number, seq):
-            if section.table != tracked.table_id:
+            if not section.patches or section.table not in found:
                 continue
+            tracked, rows = found[section.table]
             for slot, column in section.patches.items():
                 for index, patch in enumerate(column):
                     if patch is None:
@@ -123,7 +123,7 @@ def _patched(state: State, tracked: Tracked) -> dict[Value, _Row]:
                     row = rows.setdefault(document_key(tracked, key), _Row(key))
                     origin = Origin(section.stamps[index], state.log.ids[number], seq)
                     _note(state, row, slot, patch, _Step((number, seq), patch.data, origin))
-    return rows
+    return list(found.values())
 
 
 def _note(state: State, row: _Row, slot: int, patch: Patch, step: _Step) -> None:

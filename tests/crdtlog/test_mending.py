@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from crdtlog.database import Database
 from crdtlog.errors import DamagedDocument
+from crdtlog.log import Log
 from tests.crdtlog.devices import (
     World,
     assert_converged,
@@ -137,6 +138,28 @@ def test_a_row_that_shows_a_wrong_sum_since_is_put_right(world: World, what: str
     assert one.drain_all() == 0
     sync_all([one, other])
     assert_converged([one, other], ["t"])
+
+
+def test_the_log_is_read_once_for_all_tables_together(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = ["t", "u", "v"]
+    (one,) = devices(world, ["one"], [TABLE.replace(" t ", f" {name} ") for name in tables])
+    for name in tables:
+        one.track(name, {"meta": "json"})
+        one.execute(f"INSERT INTO {name} (id, meta) VALUES ('a', '{{}}')")
+        one.drain_all()
+        write_apart([one], f"UPDATE {name} SET meta = json_set(meta, '$.a', 1)")
+    one.execute("UPDATE crdtlog__merge SET state = x'c1'")
+    read: list[tuple[int, int]] = []
+    sections = Log.sections
+    monkeypatch.setattr(
+        Log, "sections", lambda log, number, seq: read.append((number, seq)) or sections(log, number, seq)
+    )
+
+    assert {item.table: item.damaged for item in one.check()} == dict.fromkeys(tables, 1)
+
+    entries = one.execute("SELECT count(*) FROM crdtlog__log WHERE kind = 'data'").fetchone()[0]
+    assert len(read) == len(set(read)) == entries
+    assert one.mend() == 3
 
 
 STEPS = st.one_of(
