@@ -28,9 +28,10 @@ _UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class Written(NamedTuple):
     """One write of one cell, or of a row that has no cell beside its key; a delete writes no cell: `column` is None.
 
-    `at` is UTC as in the views (None beyond the year 9999), `operation` insert, update or delete. `state` is "shows"
-    if this is what the table shows (for a delete: that the row is gone), "lost" if it lost against a write that did not
-    know it, and "overwritten" if a later write or delete had seen it. `dot` names the version.
+    `at` is UTC as in the views (None beyond the year 9999), `operation` insert, update or delete. `value` is what its
+    author's row showed after it: a change that could not be merged, or only later, shows what was there. `state` is
+    "shows" if this is what the table shows (for a delete: that the row is gone), "lost" if it lost against a write that
+    did not know it, and "overwritten" if a later write or delete had seen it. `dot` names the version.
     """
 
     at: str | None

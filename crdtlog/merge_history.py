@@ -9,7 +9,7 @@ from typing import NamedTuple
 from crdtlog import rowdocs
 from crdtlog.catalog import Tracked
 from crdtlog.document import Version
-from crdtlog.kinds import COUNTER, Base, Failure, Merge, Origin, counter
+from crdtlog.kinds import COUNTER, Base, Failure, Merge, Merged, Origin, counter
 from crdtlog.kinds.counter import Begun, Sum
 from crdtlog.payload import Patch
 from crdtlog.rowdocs import Name
@@ -20,6 +20,14 @@ from crdtlog.values import Key, Value
 class _Step(NamedTuple):
     patch: bytes
     origin: Origin
+
+
+class _Whole(NamedTuple):
+    """A document with all of its steps in it but those set aside, which later ones may give a place; what it shows."""
+
+    state: bytes | None
+    aside: list[_Step]
+    shown: Value
 
 
 class PatchedValues:
@@ -34,11 +42,13 @@ class PatchedValues:
         #: the first steps on values that were no counter's
         self._first_steps: dict[Name, list[_Step]] = {}
         self._bases: dict[Name, Base] = {}
-        #: documents with all of their steps in them
-        self._whole: dict[Name, bytes] = {}
+        self._whole: dict[Name, _Whole] = {}
 
     def value(self, slot: int, patch: Patch, version: Version, seen: dict[bytes, int]) -> Value:
-        """What the cell showed after a patch to its author, who had seen those entries; None if nobody can tell."""
+        """What the cell showed after a patch to its author, who had seen those entries.
+
+        That is what it showed before if the patch could not be merged, or only later, with what it builds on.
+        """
         writer = self._state.log.writers[patch.writer]
         of = Name(slot, writer.number, patch.seq, patch.kind)
         if of not in self._bases:
@@ -73,19 +83,31 @@ class PatchedValues:
         return counter.shown(self._bases[of].value, Sum(total - begun.before if begun else total, real))
 
     def _merge(self, of: Name, step: _Step, seen: dict[bytes, int]) -> Value:
-        before = self._steps.setdefault(of, [])
+        base, before = self._bases[of], self._steps.setdefault(of, [])
         known = [each for each in before if _is_seen(each, seen)]
-        jobs = [Merge(self._whole.get(of), self._bases[of], [step])]
+        whole = self._whole.get(of) or _Whole(None, [], base.value)
+        jobs = [Merge(whole.state, base, [*whole.aside, step])]
         if len(known) < len(before):
-            jobs.append(Merge(None, self._bases[of], [*known, step]))
+            jobs.append(Merge(None, base, [*known, step]))
         before.append(step)
         done = self._state.documents(of.kind).merge(jobs)
-        if not isinstance(done[0], Failure):
-            self._whole[of] = done[0].state
-        last = done[-1]
-        if isinstance(last, Failure) or any(left.origin == step.origin for left in last.left):
-            return None
-        return last.shown
+        if done[0].tried and whole.state is not None:
+            whole = _Whole(None, [], base.value)
+            (done[0],) = self._state.documents(of.kind).merge([Merge(None, base, before)])
+        if whole.state is None:
+            whole = whole._replace(shown=base.value)
+        self._whole[of] = _after(whole, done[0], [*whole.aside, step], before)
+        if len(done) == 1:
+            return self._whole[of].shown
+        return base.value if isinstance(done[1], Failure) else done[1].shown
+
+
+def _after(whole: _Whole, done: Merged | Failure, added: list[_Step], every: list[_Step]) -> _Whole:
+    state, shown = (whole.state, whole.shown) if isinstance(done, Failure) else (done.state, done.shown)
+    if done.tried:  # only all steps together tell what it is, with the next one too
+        return _Whole(None, list(every), shown)
+    left = {each.origin for each in done.left}
+    return _Whole(state, [each for each in added if each.origin in left], shown)
 
 
 def _begun(step: _Step) -> Begun:

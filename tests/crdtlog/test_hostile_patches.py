@@ -292,3 +292,13 @@ def test_a_patch_of_a_text_that_comes_before_what_it_builds_on_takes_effect_with
     assert_converged([honest, other], TABLES)
     assert rows_of(other, "SELECT v FROM t WHERE id = 'k'") == [("some text, and much more",)]
     assert not other.unmerged()
+
+    told = honest.history("t", "k", "v")
+    assert told == other.history("t", "k", "v")
+    values = {line.device: line.value for line in told}
+    assert values == {"honest": "some text, and more", "liar": "some text"}, "what each author's row showed"
+    other.execute("UPDATE t SET v = replace(v, 'much', 'm__h') WHERE id = 'k'")  # within what came too early
+    sync_all([honest, other])
+    for db in (honest, other):
+        assert [line.value for line in db.history("t", "k", "v")][-1] == "some text, and m__h more"
+    assert_converged([honest, other], TABLES)

@@ -181,6 +181,8 @@ def test_what_hurts_the_library_for_real_costs_nothing_but_itself(
     for db in (honest, other):
         assert rows_of(db, "SELECT body FROM t ORDER BY id") == [("a text here",), ("another here",)]
         assert ["liar" in found.reason for found in db.unmerged()] == [True]
+        told = [line.value for line in db.history("t", "bad", "body")]
+        assert sorted(told, key=str) == ["a text", "a text", "a text here"]
     assert_converged([honest, other], ["t"])
 
     write_apart([honest], "UPDATE t SET body = 'anew' WHERE id = 'bad'")
@@ -196,6 +198,7 @@ def test_edits_of_others_to_a_text_that_was_set_aside_are_conflicts_and_not_lost
     send(other, honest)
     history = [line.value for line in honest.history("t", "bad", "body")]
     assert "a text with an hour of work" in history
+    assert None not in history, "a write that changed nothing showed what was there"
 
 
 def test_lies_that_want_one_place_are_left_out_alike(world: World) -> None:
