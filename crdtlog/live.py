@@ -11,7 +11,7 @@ Here is what all kinds share; `live_text` and `live_json` know what an edit is.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -166,7 +166,8 @@ class Live(ABC):
     ) -> Merged:
         """A document with patches in it, and what it shows. Raises `StaleDocument`."""
         try:
-            (merged,) = self._state.documents(self.kind).merge([Merge(state, base, patches)])
+            with self._readable():
+                (merged,) = self._state.documents(self.kind).merge([Merge(state, base, patches)])
         except Malformed as error:
             raise StaleDocument(f"an edit cannot be merged: {error}", _AGAIN) from error
         if isinstance(merged, Failure):
@@ -175,6 +176,9 @@ class Live(ABC):
         if patches and merged.left:
             raise StaleDocument(f"an edit cannot be merged: {merged.left[0].reason}", _AGAIN)
         return merged
+
+    def _readable(self) -> AbstractContextManager[None]:
+        return rowdocs.readable(self._state, self._state.table(self.table))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -238,8 +242,9 @@ class Live(ABC):
                 raise _replaced(error) from error
             if cell.of != self._of:
                 raise StaleDocument("it was replaced", _AGAIN)
-            if may_wait and not self._may_write(cell.state):
-                return False
+            with self._readable():
+                if may_wait and not self._may_write(cell.state):
+                    return False
             known = self._append(cell, edit)
         self._known = known
         self._written()

@@ -17,8 +17,8 @@ from typing import NamedTuple
 from crdtlog import kinds, rowdocs
 from crdtlog.catalog import Tracked
 from crdtlog.document import Version
-from crdtlog.errors import EntryRefused
-from crdtlog.kinds import COUNTER, Base, Failure, Origin, counter
+from crdtlog.errors import DamagedDocument, EntryRefused, Malformed
+from crdtlog.kinds import COUNTER, TEXT, Base, Failure, Origin, counter
 from crdtlog.kinds.counter import Begun, Sum
 from crdtlog.payload import Patch
 from crdtlog.rowdocs import Doc, Dot, Name, RowDocs
@@ -68,7 +68,10 @@ def edit_own(
     stored = rowdocs.load_all(state, tracked, list(dict.fromkeys(write.name for write in writes)))
     for write in writes:
         if prepared := state.prepared.get((tracked.number, write.name, write.slot)):
-            result[write.row, write.slot] = prepared(write.stamp)
+            result[write.row, write.slot] = edit = prepared(write.stamp)
+            if edit.patch:
+                with rowdocs.readable(state, tracked):
+                    _check_names(state, edit.patch.kind, edit.patch.data)
             continue
         kind = tracked.kinds[write.slot]
         docs = stored[write.name]
@@ -84,7 +87,8 @@ def edit_own(
         before = docs.docs[of].state if of in docs.docs else None
         jobs.setdefault(kind, []).append((write, of, kinds.Edit(before, base, write.value, origin)))
     for kind, some in jobs.items():
-        done = state.documents(kind).edit([job for _, _, job in some])
+        with rowdocs.readable(state, tracked):
+            done = _edited(state, kind, [job for _, _, job in some])
         for (write, of, _), edited in zip(some, done, strict=True):
             edit = OwnEdit(write.value, write.value)
             if isinstance(edited, kinds.Edited) and edited.patch is not None:
@@ -93,6 +97,27 @@ def edit_own(
                 edit = OwnEdit(None, shown, patch, of, edited.state)
             result[write.row, write.slot] = edit
     return result
+
+
+def _edited(state: State, kind: int, jobs: Sequence[kinds.Edit]) -> list[kinds.Edited | Failure]:
+    """What documents say of own edits. Raises `DamagedDocument` where that is what no device could take."""
+    try:
+        done = state.documents(kind).edit(jobs)
+        for edited in done:
+            if isinstance(edited, kinds.Edited) and edited.patch:
+                _check_names(state, kind, edited.patch)
+    except Malformed as error:
+        raise DamagedDocument("a document that no honest change fits") from error
+    return done
+
+
+def _check_names(state: State, kind: int, patch: bytes) -> None:
+    """Require that an own patch speaks of entries that are here: of others only a damaged document tells."""
+    own = state.writer
+    for writer, seq in state.documents(kind).needs(patch, Origin(0, own.id, own.seq + 1)).items():
+        known = state.log.writers.get(writer)
+        if known is None or known.seq < seq:
+            raise DamagedDocument("a document holds what nobody wrote")
 
 
 def _begun(
@@ -243,7 +268,12 @@ def merge_others(state: State, tracked: Tracked, patches: Sequence[OtherPatch]) 
             )
         else:
             anew.append(index)
-    done = _run(state, names, jobs)
+    with rowdocs.readable(state, tracked):
+        try:
+            done = _run(state, names, jobs)
+        except Malformed:
+            _check_logged(state, tracked, [(names[index], patches[index]) for index in jobs])
+            raise
     # What goes wrong with some patch can depend on those before it: together, they are the same on every device.
     anew += [i for i, result in done.items() if result.tried and names[i] in patches[i].docs.docs]
     if anew:
@@ -258,6 +288,21 @@ def merge_others(state: State, tracked: Tracked, patches: Sequence[OtherPatch]) 
         _patched(state, tracked, of, item, jobs[index], done[index])
         for index, (of, item) in enumerate(zip(names, patches, strict=True))
     ]
+
+
+def _check_logged(state: State, tracked: Tracked, patched: Sequence[tuple[Name, OtherPatch]]) -> None:
+    """Require that stored documents are what the log says; otherwise what is malformed may be these, and no patch."""
+    for of, item in patched:
+        doc = item.docs.docs.get(of)
+        if doc is None or of.kind == TEXT:
+            continue
+        (todo,) = rowdocs.rebuilt_patches(
+            state, tracked, [(of, normal_key(item.key, tracked.collations))]
+        ).values()
+        job = rowdocs.next_job(state, tracked, item.key, of, b"", todo)
+        (whole,) = state.documents(of.kind).merge([job])
+        if isinstance(whole, kinds.Merged) and whole.state != doc.state:
+            raise DamagedDocument("a document is not what the log says")
 
 
 def _run(

@@ -7,6 +7,7 @@ as no counter's. What is here decides nothing: see `merging`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
@@ -99,24 +100,51 @@ def load_all(state: State, tracked: Tracked, names: Sequence[Value]) -> dict[Val
                 for (id_, number), item in begun.items():
                     docs.begun[Name(slot, state.log.writers[id_].number, number, COUNTER)] = item
             else:
-                dots = {(w, s) for w, s in unpack_own(versions)}
-                left = None if aside is None else [(w, s) for w, s in unpack_own(aside)]
+                dots = _dots(versions)
+                left = None if aside is None else sorted(_dots(aside))
                 docs.docs[Name(slot, writer, seq, kind)] = Doc(_readable(kind, data), dots, problem, left)
         except (ValueError, TypeError, KeyError) as error:
-            raise DamagedDocument(
-                f"what stands beside row {key!r} of {tracked.name} for merging was damaged in the file",
-                f"Build it anew from the log: crdtlog check {state.path} --fix",
-            ) from error
+            raise _damaged(state, f"row {key!r} of {tracked.name}") from error
     return found
 
 
+def _dots(data: bytes) -> set[Dot]:
+    dots = {(w, s) for w, s in unpack_own(data)}
+    if not all(type(w) is int and type(s) is int for w, s in dots):
+        raise TypeError("a dot is two numbers")
+    return dots
+
+
 def _readable(kind: int, data: object) -> bytes:
-    """A document's bytes. Raises `TypeError`, `ValueError` for what nobody wrote."""
+    """A document's bytes. Raises `TypeError`, `ValueError` for what nobody wrote.
+
+    What else is wrong with one is found by who reads it (`readable`).
+    """
     if not isinstance(data, bytes):
         raise TypeError("a document is bytes")
-    if kind != TEXT and data:
-        unpack_own(data)
+    if kind not in kinds.NAMES:
+        raise ValueError("a document of no kind")
+    if kind == COUNTER and not counter.counts(unpack_own(data)):
+        raise ValueError("a counter's first value is a number")
+    if kind != TEXT and not data:
+        raise ValueError("only a text may be as it began")
     return data
+
+
+@contextmanager
+def readable(state: State, tracked: Tracked) -> Iterator[None]:
+    """Within, that a document beside a row cannot be read is said with what to do."""
+    try:
+        yield
+    except DamagedDocument as error:
+        raise _damaged(state, f"a row of {tracked.name}") from error
+
+
+def _damaged(state: State, where: str) -> DamagedDocument:
+    return DamagedDocument(
+        f"what stands beside {where} for merging was damaged in the file",
+        f"Build it anew from the log: crdtlog check {state.path} --fix",
+    )
 
 
 def store_all(state: State, tracked: Tracked, docs: Mapping[Value, RowDocs]) -> None:
@@ -162,7 +190,8 @@ def show(state: State, tracked: Tracked, key: Key, of: Name, docs: RowDocs) -> V
     if of.kind == COUNTER:
         value = counter.shown(unpack_own(doc.state), docs.added(of))
     else:
-        (merged,) = state.documents(of.kind).merge([kinds.Merge(doc.state, begun_by(state, of), ())])
+        with readable(state, tracked):
+            (merged,) = state.documents(of.kind).merge([kinds.Merge(doc.state, begun_by(state, of), ())])
         if isinstance(merged, Failure):
             raise EntryRefused(f"a cell of {tracked.name} cannot be shown: {merged.reason}")
         value = merged.shown

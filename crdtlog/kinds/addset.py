@@ -8,9 +8,9 @@ tombstones, as entries come in causal order and once: Shapiro et al. 2011; Bieni
 from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 
-from crdtlog.errors import Malformed
+from crdtlog.errors import DamagedDocument, Malformed
 from crdtlog.kinds import Origin
-from crdtlog.kinds.jsontext import Json, minified, parse
+from crdtlog.kinds.jsontext import Json, is_json, minified, parse
 from crdtlog.values import Value, pack, unpack, unpack_own
 from crdtlog.versions import MAX_SEQ, WRITER_BYTES
 
@@ -75,7 +75,10 @@ class AddSet:
 
     def show(self, state: bytes) -> Value:
         """The elements as a JSON array, sorted: null, false, true, numbers, texts, arrays, objects."""
-        return f"[{','.join(sorted(_decode(state), key=_place))}]"
+        shown = f"[{','.join(sorted(_decode(state), key=_place))}]"
+        if not is_json(shown):
+            raise DamagedDocument("what is kept of a set is damaged: it shows what is no JSON")
+        return shown
 
 
 def _dot(origin: Origin) -> _Dot:
@@ -111,7 +114,7 @@ def _place(text: str) -> tuple[int, Decimal, str]:
         number = Decimal(text) if kind == 3 else Decimal(0)
     except InvalidOperation:  # an exponent beyond all bounds
         number = Decimal(0)
-    return kind, number, text
+    return kind, number if number.is_finite() else Decimal(0), text
 
 
 # --- bytes --------------------------------------------------------------------------------------------------------
@@ -132,8 +135,20 @@ def _packed(elements: Mapping[str, Iterable[_Dot]]) -> list[object]:
 
 
 def _decode(state: bytes) -> _Elements:
-    writers, elements = unpack_own(state)
-    return {text: {(writers[w], seq) for w, seq in dots} for text, dots in elements}
+    """The inverse of `_encode`. Raises `DamagedDocument` for what nobody encoded, or gives a set of some kind."""
+    try:
+        writers, elements = unpack_own(state)
+        found = {text: {(writers[w], seq) for w, seq in dots} for text, dots in elements}
+    except (TypeError, ValueError, LookupError) as error:
+        raise DamagedDocument("what is kept of a set is damaged") from error
+    seqs = (seq for dots in found.values() for _, seq in dots)
+    if not (_are(bytes, writers) and _are(str, found) and _are(int, seqs) and all(found)):
+        raise DamagedDocument("what is kept of a set is no elements with their dots")
+    return found
+
+
+def _are(kind: type, items: Iterable[object]) -> bool:
+    return set(map(type, items)) <= {kind}
 
 
 def _patch(data: bytes) -> tuple[list[str], _Elements]:

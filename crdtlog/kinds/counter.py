@@ -140,13 +140,26 @@ def encode_own(added: Sum, begun: Mapping[tuple[bytes, int], Begun]) -> bytes:
 
 
 def decode_own(data: bytes) -> tuple[Sum, dict[tuple[bytes, int], Begun]]:
-    """The inverse of `encode_own`: many bounded changes may add up to any size."""
+    """The inverse of `encode_own`: many bounded changes may add up to any size.
+
+    Raises `TypeError`, `ValueError` for what nobody encoded.
+    """
     numerator, places, real, *rest = unpack_own(data)
     begun = {
-        (writer, seq): Begun(stamp, author, _fraction(*before))
+        (writer, seq): Begun(stamp, author, _own_fraction(*before))
         for writer, seq, stamp, author, *before in (rest[0] if rest else ())
     }
-    return Sum(_fraction(numerator, places), real), begun
+    if type(real) is not bool or not all(
+        type(item.stamp) is int and type(item.writer) is bytes for item in begun.values()
+    ):
+        raise TypeError("what is kept of a counter's steps is of other types")
+    return Sum(_own_fraction(numerator, places), real), begun
+
+
+def _own_fraction(numerator: object, places: object) -> Fraction:
+    if type(numerator) is not bytes or type(places) is not int or not 0 <= places <= _MAX_SHIFT:
+        raise ValueError("no binary fraction")
+    return _fraction(numerator, places)
 
 
 def decode(data: bytes) -> Sum:

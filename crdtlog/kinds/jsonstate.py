@@ -22,14 +22,21 @@ Bytes are canonical: members stand in the order in which they show, elements in 
 as they are met; runs of keys and of elements that came together, and of tombstones, take a few bytes as a whole.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
+from crdtlog.errors import DamagedDocument
 from crdtlog.kinds import Origin
+from crdtlog.kinds.jsontext import MAX_DEPTH, MAX_NODES
 from crdtlog.values import pack, unpack_own
 
 FORMAT = 1
+
+#: Elements that came with one patch are no more.
+_MAX_RUN = 2 * MAX_NODES
+_MAX_INT = (1 << 63) - 1
+_INT = {int}
 
 #: A mark's content is a scalar's text, or one of these, which are the text of no scalar.
 OBJECT, ARRAY = "{", "["
@@ -216,9 +223,14 @@ def encode(document: Document) -> bytes:
 
 
 def decode(state: bytes) -> Document:
-    """The inverse of `encode`."""
-    _, seen, origins, batches, root = unpack_own(state)
-    return _Decoder(seen, origins, batches).document(root)
+    """The inverse of `encode`. Raises `DamagedDocument` for what nobody encoded, or gives a document of some kind."""
+    try:
+        format, seen, origins, batches, root = unpack_own(state)
+        if format == FORMAT:
+            return _Decoder(seen, origins, batches).document(root)
+    except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        raise DamagedDocument("what is kept of a JSON document is damaged") from error
+    raise DamagedDocument("what is kept of a JSON document is of no known form")
 
 
 class _Encoder:
@@ -314,16 +326,27 @@ class _Encoder:
 
 
 class _Decoder:
+    """Reads a file's bytes, which may be damaged: what is built can be shown, merged and encoded."""
+
     def __init__(self, seen: list[Any], origins: list[int], batches: list[int]) -> None:
         self.seen = dict(_by(2, seen))
         self.writers = list(self.seen)
+        if not all(type(writer) is bytes for writer in self.writers):
+            raise _unreadable()
+        _check_ints([*self.seen.values(), *origins, *batches])
         self.origins = [Origin(stamp, self.writers[w], seq) for stamp, w, seq in _by(3, origins)]
+        # A patch names what its author had seen by these; devices would refuse one that names what is not there.
+        if any(origin.seq > self.seen[origin.writer] for origin in self.origins):
+            raise _unreadable()
         self.batches = list(_by(2, batches))
+        self.depth = 0
 
     def document(self, root: list[Any]) -> Document:
         return Document(self.seen, self.node(root, NO_ORDER, None))
 
     def node(self, data: list[Any], order: Order, place: Place | None) -> Node:
+        if type(data) is not list:
+            raise _unreadable()
         head = data[0]
         node = Node(place)
         if type(head) is int:
@@ -339,7 +362,10 @@ class _Decoder:
         else:
             for origin, content, *other in head:
                 content = content if type(content) is str else (OBJECT, ARRAY)[content]
-                own = (*self.batches[other[0]], other[1]) if other else order
+                own = order
+                if other:
+                    _check_ints(other)
+                    own = (*self.batches[other[0]], other[1])
                 node.marks.append(Mark(self.origins[origin], content, own))
             self.members(node, data[1], 0)
             self.elements(node, data[2], 0)
@@ -348,26 +374,49 @@ class _Decoder:
     def members(self, node: Node, data: list[Any], start: int) -> None:
         if start == len(data):
             return
+        self.deeper()
         at = start + 1
         for batch, first, count in _by(3, data[start]):
             level, stamp = self.batches[batch]
+            if not -_MAX_INT <= first <= _MAX_INT:
+                raise _unreadable()
             for index in range(first, first + count):
-                node.members[data[at]] = self.node(data[at + 1], (level, stamp, index), None)
+                key = data[at]
+                if type(key) is not str:
+                    raise _unreadable()
+                node.members[key] = self.node(data[at + 1], (level, stamp, index), None)
                 at += 2
+        self.depth -= 1
 
     def elements(self, node: Node, data: list[Any], start: int) -> None:
+        if start == len(data):
+            return
+        self.deeper()
         elements, writers = node.elements, self.writers
         for number_of_writer, seq, first, count, where, *contents in data[start + 1 :]:
+            if type(seq) is not int or not (
+                -_MAX_INT <= first <= _MAX_INT and -_MAX_RUN <= count <= len(contents)
+            ):
+                raise _unreadable()
             writer = writers[number_of_writer]
+            if seq > self.seen[writer]:
+                raise _unreadable()
             place = self.place(where, (writer, seq, first - 1))
             for number in range(first, first + abs(count)):
                 name = (writer, seq, number)
                 element = self.node(contents[number - first], NO_ORDER, place) if count > 0 else Node(place)
                 elements[name] = element
                 place = Place(name, True)
-        for number_of_writer, seq, number, anchor, anchor_seq in _by(5, data[start] if data[start:] else []):
+        _check_ints(data[start])
+        for number_of_writer, seq, number, anchor, anchor_seq in _by(5, data[start]):
             element = elements[writers[number_of_writer], seq, number]
             element.anchors |= {(writers[anchor], anchor_seq)}
+        self.depth -= 1
+
+    def deeper(self) -> None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise _unreadable()
 
     def place(self, where: Any, before: Id) -> Place | None:
         if where is None:
@@ -377,7 +426,18 @@ class _Decoder:
         if where == _NOWHERE:
             return None
         writer, seq, number, right = where
-        return Place((self.writers[writer], seq, number), right)
+        _check_ints((writer, seq, number))
+        return Place((self.writers[writer], seq, number), bool(right))
+
+
+def _check_ints(numbers: Collection[Any]) -> None:
+    """Require numbers of 63 bits: others could neither be compared nor be encoded again."""
+    if numbers and (set(map(type, numbers)) != _INT or max(numbers) > _MAX_INT or min(numbers) < -_MAX_INT):
+        raise _unreadable()
+
+
+def _unreadable() -> ValueError:
+    return ValueError("a part of another type, or out of bounds")
 
 
 def _by(count: int, flat: list[Any]) -> Iterable[tuple[Any, ...]]:

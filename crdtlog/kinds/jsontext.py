@@ -61,6 +61,15 @@ def is_scalar(text: str) -> bool:
     return type(string) is str and quoted(string) == text
 
 
+def is_json(text: str) -> bool:
+    """Whether a text of any size is JSON."""
+    try:
+        _CHECKER.decode(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def is_key(text: str) -> bool:
     """Whether a text is a key exactly as `parse` gives it."""
     return is_scalar(f'"{text}"')
@@ -108,6 +117,7 @@ def quoted(string: str) -> str:
 _DECODER = json.JSONDecoder(
     parse_int=_Number, parse_float=_Number, parse_constant=_no_constant, object_pairs_hook=_members
 )
+_CHECKER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_no_constant)
 _quote = json.JSONEncoder(ensure_ascii=False).encode
 
 _CONSTANTS = frozenset({"null", "true", "false"})

@@ -29,7 +29,7 @@ elements are numbered through the patch: each insert's own first, then what is i
 from typing import Any
 
 from crdtlog.clock import MAX_STAMP
-from crdtlog.errors import Malformed
+from crdtlog.errors import DamagedDocument, Malformed
 from crdtlog.kinds import Origin, jsondiff, jsontext
 from crdtlog.kinds.jsonstate import (
     ARRAY,
@@ -115,9 +115,11 @@ class JsonTree:
 
     def show(self, state: bytes) -> str:
         """The document's text, minified."""
-        if self._merged is not None and self._merged[0] == state:
-            return text(self._merged[1])
-        return text(self._read(state))
+        kept = self._merged
+        shown = text(kept[1] if kept is not None and kept[0] == state else self._read(state))
+        if not jsontext.is_json(shown):
+            raise DamagedDocument("what is kept of a JSON document is damaged: it shows what is no JSON")
+        return shown
 
     def _read(self, state: bytes) -> Document:
         """A document, not to be changed unless it is forgotten."""
