@@ -120,7 +120,7 @@ CHANGES = {
         "json_remove({0}, '$.b[0]')",
         "json_set({0}, '$.b[0]', json('[1]'))",
     ],
-    "set": ["json_insert({0}, '$[#]', 'c')", "json_remove({0}, '$[0]')"],
+    "set": ["json_insert({0}, '$[#]', 'c')", "json_remove({0}, '$[0]')", "'[\"c\"]'", "'[]'"],
     "text": ["{0} || 'end'", "'begin' || {0}", "replace({0}, 'e', '')", "substr({0}, 2)"],
     "counter": ["{0} + 1", "{0} - 3", "{0} + 0.5", "{0} * 2"],
 }

@@ -87,6 +87,69 @@ def test_an_add_wins_over_a_remove_that_had_not_seen_it() -> None:
     ) == KIND.merge(there, other, Origin(3, C, 1))
 
 
+def test_a_remove_takes_only_the_adds_that_its_author_had_seen() -> None:
+    """Both added one element, and one of them took its own away again."""
+    state = started()
+    added, one = changed(state, ["x"], Origin(2, A, 2))
+    also, other = changed(state, ["x"], Origin(2, B, 1))
+    removed, _ = changed(other, [], Origin(9, B, 2))
+    ways = [
+        [(added, Origin(2, A, 2)), (also, Origin(2, B, 1)), (removed, Origin(9, B, 2))],
+        [(also, Origin(2, B, 1)), (added, Origin(2, A, 2)), (removed, Origin(9, B, 2))],
+        [(also, Origin(2, B, 1)), (removed, Origin(9, B, 2)), (added, Origin(2, A, 2))],
+    ]
+    for way in ways:
+        end = state
+        for patch, origin in way:
+            end = KIND.merge(end, patch, origin)
+        assert end == one
+
+
+FEW = st.lists(st.sampled_from(["a", "b", "c"]), max_size=3)
+STEPS = st.lists(
+    st.tuples(st.integers(0, 2), FEW) | st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    min_size=4,
+    max_size=25,
+)
+
+
+@given(FEW, STEPS)
+def test_after_any_history_an_element_is_there_if_some_add_was_seen_by_no_remove(
+    base: list[object], history: list[tuple[int, list[object] | int]]
+) -> None:
+    """A device writes an array, or takes all patches of another. The model knows adds by name, and no states."""
+    writers = (A, B, C)
+    states = [started(*base)] * 3
+    held: list[list[tuple[bytes, Origin]]] = [[], [], []]
+    adds = {(text, Origin(1, A, 1)) for text in names(base)}
+    known = [set(adds) for _ in writers]
+    gone = [set[tuple[str, Origin]]() for _ in writers]
+
+    def take(device: int, other: int) -> None:
+        for patch, origin in held[other]:
+            if (patch, origin) not in held[device]:
+                states[device] = KIND.merge(states[device], patch, origin)
+                held[device].append((patch, origin))
+        known[device] |= known[other]
+        gone[device] |= gone[other]
+
+    for number, (device, what) in enumerate(history):
+        if isinstance(what, int):
+            take(device, what)
+            continue
+        origin = Origin(number, writers[device], number + 2)
+        patch, states[device] = changed(states[device], what, origin)
+        held[device].append((patch, origin))
+        there = {text for text, _ in known[device] - gone[device]}
+        gone[device] |= {add for add in known[device] if add[0] not in names(what)}
+        known[device] |= {(text, origin) for text in names(what) - there}
+    for _ in range(2):
+        for device, other in ((0, 1), (0, 2), (1, 0), (2, 0)):
+            take(device, other)
+    assert len(set(states)) == 1
+    assert names(shown(states[0])) == {text for text, _ in known[0] - gone[0]}
+
+
 def test_elements_are_shown_once_sorted_by_type_and_value() -> None:
     state = started("b", 10, 9, "a", True, None, {"z": 1, "a": 2}, {"a": 2, "z": 1}, [2], False, 1.5, "a")
     assert KIND.show(state) == '[null,false,true,1.5,9,10,"a","b",[2],{"a":2,"z":1}]'

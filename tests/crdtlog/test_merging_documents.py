@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from crdtlog import kinds
 from crdtlog.database import Database
@@ -192,6 +193,23 @@ def test_after_any_history_of_merging_all_devices_show_the_same(history: list[St
         dbs = fleet(world, 3)
         play(dbs, history)
         sync_all(dbs)
+        assert_converged(dbs, ["t"])
+
+
+TAGS = ["[]", "[]", '["a"]', '["a"]', '["b"]', '["a", "b"]']
+TAGGING = st.lists(st.lists(st.sampled_from(TAGS), max_size=3), min_size=2, max_size=2)
+
+
+@given(st.lists(TAGGING, min_size=2, max_size=5))
+def test_after_any_history_of_one_set_all_devices_show_the_same(rounds: list[list[list[str]]]) -> None:
+    """One element comes and goes on both devices: a remove beside an add that it had not seen is frequent."""
+    with quick_directory() as directory, World(directory) as world:
+        dbs = fleet(world, 2)
+        for written in rounds:
+            for db, texts in zip(dbs, written, strict=True):
+                for text in texts:
+                    write_apart([db], f"UPDATE t SET tags = '{text}'")
+            sync_all(dbs)
         assert_converged(dbs, ["t"])
 
 
