@@ -72,6 +72,17 @@ def test_what_is_no_json_is_kept_as_it_is_and_wins_or_loses_whole(world: World) 
     assert_converged([one, other], ["t"])
 
 
+def test_a_document_that_lost_with_changes_by_several_devices_is_one_conflict(world: World) -> None:
+    one, other, third = fleet(world, 3)
+    write_apart([one, other], "UPDATE t SET meta = json_set(meta, '$.' || :name, 1)")
+    write_apart([third], "UPDATE t SET meta = 'not json'")
+    sync_all([one, other, third])
+    assert_converged([one, other, third], ["t"])
+    assert rows_of(one, "SELECT meta FROM t") == [("not json",)]
+    ((value,),) = rows_of(one, "SELECT value FROM crdtlog_conflicts")
+    assert all(device in value for device in ("ant", "bee"))
+
+
 def test_a_change_of_a_document_that_was_replaced_meanwhile_is_a_conflict_with_all_its_changes(
     world: World,
 ) -> None:
