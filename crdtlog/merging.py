@@ -26,9 +26,13 @@ from crdtlog.state import State
 from crdtlog.values import Key, Value, normal_key, pack, unpack_own
 from crdtlog.versions import device_of
 
-#: A document so many times as large as its value, and this much beyond, is left behind once every device has it.
+#: A document so many times as large as its value, and this much beyond, is worn.
 _WORN_TIMES = 4
 _WORN_BYTES = 32 << 10
+#: A worn one is left behind by whoever rewrites it; by whoever changes a word of it, only when it is larger than this.
+_SWOLLEN_BYTES = 1 << 20
+#: What a patch that says next to nothing takes.
+_PATCH_BYTES = 64
 
 
 # --- own writes ---------------------------------------------------------------------------------------------------
@@ -92,6 +96,10 @@ def edit_own(
         for (write, of, _), edited in zip(some, done, strict=True):
             edit = OwnEdit(write.value, write.value)
             if isinstance(edited, kinds.Edited) and edited.patch is not None:
+                doc = stored[write.name].docs.get(of)
+                if doc and _rewrites(edited.patch, write.value) and _is_worn(state, doc, write.value):
+                    result[write.row, write.slot] = edit
+                    continue
                 patch = Patch(kind, state.log.ids[of.writer], of.seq, edited.patch)
                 shown = rowdocs.as_stored(state, tracked.affinity(write.slot), edited.shown)
                 edit = OwnEdit(None, shown, patch, of, edited.state)
@@ -128,7 +136,9 @@ def _begun(
     of = docs.of(write.slot, dot)
     if of is not None:
         doc = docs.docs[of]
-        if of.kind != kind or doc.problem is not None or _is_worn(state, doc, write.value):
+        if of.kind != kind or doc.problem is not None:
+            return None
+        if len(doc.state) > _SWOLLEN_BYTES and _is_worn(state, doc, write.value):
             return None
         return of, rowdocs.begun_by(state, of)
     base, _ = rowdocs.base_of(state, tracked, write.key, write.slot, dot)
@@ -138,7 +148,9 @@ def _begun(
 def _is_worn(state: State, doc: Doc, value: Value) -> bool:
     """Whether a document holds mostly what is gone, and nobody can still be changing it without knowing its last state.
 
-    Then its next value begins a new one, so that a cell that is rewritten for ever does not grow for ever.
+    A value that replaces it then begins a new one, so that a cell that is rewritten for ever does not grow for ever.
+    What others change at that moment does not merge with the new one: so a small change goes on with the old one, in
+    which both stand, as long as it can be borne.
     """
     size = len(value) if isinstance(value, str) else 0
     if len(doc.state) <= _WORN_TIMES * size + _WORN_BYTES:
@@ -154,6 +166,12 @@ def _is_worn(state: State, doc: Doc, value: Value) -> bool:
         is None
         for writer, seq in doc.versions
     )
+
+
+def _rewrites(patch: bytes, value: Value) -> bool:
+    """Whether a patch brings about half of what the value holds."""
+    size = len(value.encode("utf-8", "surrogatepass")) if isinstance(value, str) else 0
+    return 2 * (len(patch) - _PATCH_BYTES) > size
 
 
 def _edit_counter(state: State, tracked: Tracked, write: OwnWrite, docs: RowDocs) -> OwnEdit:

@@ -137,17 +137,57 @@ def test_a_text_that_is_rewritten_for_ever_does_not_grow_for_ever(world: World) 
 def test_a_text_is_not_begun_anew_before_every_device_has_it(world: World) -> None:
     one, other = fleet(world, 2)
     assert rewritten(one, 150) > 40_000
-    for lacking, documents in ((1, 1), (0, 0)):  # all but the last change of the text, then that, too
+    # All but the last change of the text, then that, too.
+    for lacking, documents, word in ((1, 1, "one "), (0, 0, "two ")):
         send(one, other)
         held = {writer: head.seq for writer, head in other.heads().items()}
         held[one._state.writer.id] -= lacking
         one.record_held(other.device.id, held)
-        write_apart([one], f"UPDATE t SET body = 'short{documents}'")
+        write_apart([one], f"UPDATE t SET body = '{word * 50}'")
         (found,) = one._state.connection.execute("SELECT count(*) FROM crdtlog__merge").fetchone()
         assert found == documents
     sync_all([one, other])
-    assert body(other) == "short0"
+    assert body(other) == "two " * 50
     assert_converged([one, other], ["t"])
+
+
+def a_character(n: int) -> str:
+    """An UPDATE that replaces one character, each time elsewhere, so that nothing of what goes becomes one run."""
+    at = n * 17 % 40
+    return f"UPDATE t SET body = substr(body, 1, {at}) || '{n % 10}' || substr(body, {at + 2})"
+
+
+def test_small_changes_of_a_worn_text_made_apart_both_stand(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crdtlog.merging._WORN_BYTES", 200)
+    one, other = fleet(world, 2)
+    for n in range(60):
+        write_apart([one], a_character(n))
+    sync_all([one, other])
+    ((size,),) = rows_of(one, "SELECT length(state) FROM crdtlog__merge")
+    assert size > 200 + 4 * len(body(one))
+    before = body(one)
+    write_apart([one], "UPDATE t SET body = 'LAPTOP ' || body")
+    write_apart([other], "UPDATE t SET body = body || ' PHONE'")
+    sync_all([one, other])
+    assert body(one) == f"LAPTOP {before} PHONE"
+    assert_converged([one, other], ["t"])
+    assert not conflicts_of(one)
+
+
+def test_a_text_that_has_swollen_is_begun_anew_by_any_change(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crdtlog.merging._WORN_BYTES", 200)
+    monkeypatch.setattr("crdtlog.merging._SWOLLEN_BYTES", 300)
+    (one,) = fleet(world, 1)
+    most = 0
+    for n in range(200):
+        write_apart([one], a_character(n))
+        ((size,),) = rows_of(one, "SELECT coalesce(max(length(state)), 0) FROM crdtlog__merge")
+        most = max(most, size)
+    assert 300 < most < 500
 
 
 STATEMENTS = [
