@@ -11,7 +11,7 @@ from crdtlog import clock, document, merging, rowdocs
 from crdtlog.catalog import Tracked
 from crdtlog.connection import Row, execute_rows
 from crdtlog.document import Compact, Version, Write
-from crdtlog.kinds import COUNTER
+from crdtlog.kinds import COUNTER, SET
 from crdtlog.payload import DELETE, INSERT, UPDATE, Patch, Section, encode_data
 from crdtlog.rows import (
     DOCUMENT_COLUMNS,
@@ -154,11 +154,12 @@ class _Plan:
         # A row from before its table was shared may hold steps that others are known for, as a copy does: its numbers
         # begin no counters, so that they show as they are until somebody steps on them.
         counts = not tracked.reconcile_ms
-        begun = self._begin_counters(contested) if counts else {}
+        begun = self._begin_sets(rows) | (self._begin_counters(contested) if counts else {})
         keys = [_pick(column, rows) for column in columns.key]
         cells = [_pick(column, rows) for column in columns.cells]
+        places = {row: place for place, row in enumerate(rows)} if begun else {}
         for (row, slot), edit in begun.items():
-            cells[tracked.cell_slots.index(slot)][rows.index(row)] = edit.value
+            cells[tracked.cell_slots.index(slot)][places[row]] = edit.value
         times = [self._stamps[row] for row in rows]
         counters = tuple(slot for slot, kind in sorted(tracked.kinds.items()) if counts and kind == COUNTER)
         self.sections.append(
@@ -287,6 +288,20 @@ class _Plan:
         self._rehash(edits)
         return edits
 
+    def _begin_sets(self, rows: list[int]) -> _Edits:
+        """Sets as they are shown from the beginning: sorted, and each element once."""
+        state, tracked = self._state, self._tracked
+        edits = {}
+        for index, slot in enumerate(tracked.cell_slots):
+            if tracked.kinds.get(slot) == SET:
+                column = self._columns.cells[index]
+                for row in rows:
+                    edit = merging.begin_own(state, tracked, slot, column[row])
+                    if edit.value is not column[row]:
+                        edits[row, slot] = edit
+        self._rehash(edits)
+        return edits
+
     def _begin_counters(self, rows: list[int]) -> _Edits:
         """Counters that begin anew where some were before: what was added to those is taken off the first value."""
         state, tracked, columns = self._state, self._tracked, self._columns
@@ -310,13 +325,16 @@ class _Plan:
     def _write_shown(self, edits: _Edits) -> None:
         """Have every row hold what its documents show, where that is not what was written (a sorted set, say)."""
         tracked, columns = self._tracked, self._columns
+        changed: dict[int, list[tuple[Value, ...]]] = {}
         for (row, slot), edit in edits.items():
             index = tracked.cell_slots.index(slot)
             if not same(columns.cells[index][row], edit.shown):
-                name = tracked.cell_names[index]
-                sql = f"UPDATE main.{tracked.quoted} SET {name} = ? WHERE {tracked.where_key}"
-                rows = [(edit.shown, *columns.key_of(row))]
-                execute_rows(self._state.connection, sql, rows, odd=self._odd)
+                changed.setdefault(index, []).append((edit.shown, *columns.key_of(row)))
+        for index, rows in changed.items():
+            sql = (
+                f"UPDATE main.{tracked.quoted} SET {tracked.cell_names[index]} = ? WHERE {tracked.where_key}"
+            )
+            execute_rows(self._state.connection, sql, rows, odd=self._odd)
 
 
 def _own_merge(

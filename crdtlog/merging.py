@@ -84,7 +84,7 @@ def edit_own(
             continue
         begun = _begun(state, tracked, write, docs, kind)
         if begun is None:
-            result[write.row, write.slot] = OwnEdit(write.value, write.value)
+            result[write.row, write.slot] = begin_own(state, tracked, write.slot, write.value)
             continue
         of, base = begun
         origin = Origin(write.stamp, state.writer.id, seq)
@@ -94,7 +94,7 @@ def edit_own(
         with rowdocs.readable(state, tracked):
             done = _edited(state, kind, [job for _, _, job in some])
         for (write, of, _), edited in zip(some, done, strict=True):
-            edit = OwnEdit(write.value, write.value)
+            edit = begin_own(state, tracked, write.slot, write.value)
             if isinstance(edited, kinds.Edited) and edited.patch is not None:
                 doc = stored[write.name].docs.get(of)
                 if doc and _rewrites(edited.patch, write.value) and _is_worn(state, doc, write.value):
@@ -105,6 +105,13 @@ def edit_own(
                 edit = OwnEdit(None, shown, patch, of, edited.state)
             result[write.row, write.slot] = edit
     return result
+
+
+def begin_own(state: State, tracked: Tracked, slot: int, value: Value) -> OwnEdit:
+    """An own value that begins a document in a cell."""
+    first = kinds.tidy(tracked.kinds[slot], value)
+    shown = value if first is value else rowdocs.as_stored(state, tracked.affinity(slot), first)
+    return OwnEdit(first, shown)
 
 
 def _edited(state: State, kind: int, jobs: Sequence[kinds.Edit]) -> list[kinds.Edited | Failure]:

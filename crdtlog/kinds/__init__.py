@@ -232,6 +232,15 @@ def has_form(kind: int, value: Value) -> bool:
     return _mergeable(kind).start(value, Origin(0, bytes(WRITER_BYTES), 1)) is not None
 
 
+def tidy(kind: int, value: Value) -> Value:
+    """A value as a document that it begins shows it: a set sorts its elements, and has each once."""
+    if kind != SET or value is None:
+        return value
+    from crdtlog.kinds import addset
+
+    return addset.tidy(value)
+
+
 def _mergeable(kind: int) -> Mergeable:
     if kind == JSON:
         from crdtlog.kinds.jsontree import JsonTree

@@ -75,10 +75,21 @@ class AddSet:
 
     def show(self, state: bytes) -> Value:
         """The elements as a JSON array, sorted: null, false, true, numbers, texts, arrays, objects."""
-        shown = f"[{','.join(sorted(_decode(state), key=_place))}]"
+        shown = _array(_decode(state))
         if not is_json(shown):
             raise DamagedDocument("what is kept of a set is damaged: it shows what is no JSON")
         return shown
+
+
+def tidy(value: Value) -> Value:
+    """An array as a set shows it, sorted and each element once; anything else as it is."""
+    texts = _texts(value)
+    shown = value if texts is None else _array(texts)
+    return value if shown == value else shown
+
+
+def _array(texts: Iterable[str]) -> str:
+    return f"[{','.join(sorted(texts, key=_place))}]"
 
 
 def _dot(origin: Origin) -> _Dot:

@@ -112,6 +112,30 @@ def test_a_set_is_sorted_on_the_device_that_wrote_it_too(world: World) -> None:
     assert one.drain_all() == 0
 
 
+def test_a_set_is_sorted_and_has_each_element_once_from_the_beginning(world: World) -> None:
+    one, other = fleet(world, 2)
+    one.execute("""INSERT INTO t (id, tags) VALUES ('new', '["z", "a", "z"]'), ('tidy', '["a","b"]')""")
+    one.execute("INSERT INTO t (id, tags) VALUES ('none', NULL), ('odd', 'no array')")
+    write_apart([one], "UPDATE t SET tags = NULL WHERE id = 'a'")
+    write_apart([one], "UPDATE t SET tags = '[2, 1, 1]' WHERE id = 'a'")
+    sync_all([one, other])
+    for db in (one, other):
+        found = dict(rows_of(db, "SELECT id, tags FROM t"))
+        assert found == {
+            "a": "[1,2]",
+            "new": '["a","z"]',
+            "tidy": '["a","b"]',
+            "none": None,
+            "odd": "no array",
+        }
+    assert one.drain_all() == 0
+    write_apart([one], "UPDATE t SET tags = json_insert(tags, '$[#]', 'b') WHERE id = 'new'")
+    write_apart([other], "UPDATE t SET tags = json_insert(tags, '$[#]', 'c') WHERE id = 'new'")
+    sync_all([one, other])
+    assert rows_of(one, "SELECT tags FROM t WHERE id = 'new'") == [('["a","b","c","z"]',)]
+    assert_converged([one, other], ["t"])
+
+
 def test_a_deleted_row_comes_back_with_what_was_merged(world: World) -> None:
     one, other = fleet(world, 2)
     both(one, other, '{"x": 2}', '{"x": 1, "w": 1}')
