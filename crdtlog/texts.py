@@ -69,7 +69,7 @@ class TextDocuments:
         """
         if not self._is_warm:
             try:
-                self._worker.run([text.Open((bytes(WRITER_BYTES), 1), "")])
+                self._worker.run([text.OpenText((bytes(WRITER_BYTES), 1), "")])
             except WorkerUnavailable as error:
                 self.trouble = str(error)
             else:
@@ -115,16 +115,16 @@ class TextDocuments:
 
     def _tried_again(self, job: text.Job, result: text.Result) -> text.Result:
         """Where patches were told apart by halves: with those that lacked what is in the other half."""
-        while isinstance(job, text.Merge) and isinstance(result, text.Merged) and result.tried:
+        while isinstance(job, text.MergeText) and isinstance(result, text.MergedText) and result.tried:
             left = sorted(result.refused)
             if result.state is None or all(why.reason != "missing" for why in result.refused.values()):
                 break
             patches = [job.patches[at] for at in left]
-            (more,) = self._worker.run([text.Merge(job.begun, result.state, patches)])
-            if not isinstance(more, text.Merged) or more.state is None:
+            (more,) = self._worker.run([text.MergeText(job.begun, result.state, patches)])
+            if not isinstance(more, text.MergedText) or more.state is None:
                 break
             refused = {left[at]: why for at, why in more.refused.items()}
-            result = text.Merged(more.state, more.text, refused, tried=True)
+            result = text.MergedText(more.state, more.text, refused, tried=True)
         return result
 
     def splice(
@@ -137,11 +137,11 @@ class TextDocuments:
         splices: Sequence[textdiff.Splice] | None,
     ) -> Edited | Failure:
         """A writer's edit of a document on a lane of its own: to `value`, by these splices if given."""
-        (result,) = self._worker.run([text.Edit(_begun(base), state, writer + lane, value, splices)])
+        (result,) = self._worker.run([text.EditText(_begun(base), state, writer + lane, value, splices)])
         match result:
-            case text.Edited(patch, after):
+            case text.EditedText(patch, after):
                 return Edited(with_lane(lane, patch) if patch else b"", after, value)
-            case text.Failure(reason, detail):
+            case text.TextFailure(reason, detail):
                 return Failure(f"{reason}: {detail}")
             case _:
                 raise AssertionError("an edit was answered by something else")
@@ -159,21 +159,21 @@ def _has_form(state: bytes | None, base: Base) -> bool:
     return state is not None or text.is_mergeable(base.value)
 
 
-def _start(state: bytes | None, base: Base) -> text.Base:
+def _start(state: bytes | None, base: Base) -> text.TextBase:
     return state if state is not None else str(base.value)
 
 
-def _asked_edit(job: Edit) -> text.Edit:
-    return text.Edit(_begun(job.base), _start(job.state, job.base), job.origin.writer, str(job.value))
+def _asked_edit(job: Edit) -> text.EditText:
+    return text.EditText(_begun(job.base), _start(job.state, job.base), job.origin.writer, str(job.value))
 
 
 def _edited(job: Edit, result: text.Result | None) -> Edited | Failure:
     match result:
-        case text.Edited(patch, state):
+        case text.EditedText(patch, state):
             return Edited(with_lane(b"", patch) if patch else b"", state, job.value)
-        case text.Failure(reason="too large") | None:
+        case text.TextFailure(reason="too large") | None:
             return Edited(None, b"", job.value)
-        case text.Failure(reason, detail):
+        case text.TextFailure(reason, detail):
             return Failure(f"{reason}: {detail}")
         case _:
             raise AssertionError("an edit was answered by something else")
@@ -196,28 +196,28 @@ def _in_order(patches: Sequence[tuple[bytes, Origin]]) -> list[tuple[bytes, Orig
 def _asked(job: Merge, patches: Sequence[tuple[bytes, Origin]]) -> text.Job:
     begun, start = _begun(job.base), _start(job.state, job.base)
     if not patches:
-        return text.Open(begun, start)
+        return text.OpenText(begun, start)
     split = [(origin, *split_lane(patch)) for patch, origin in patches]
-    return text.Merge(begun, start, [(origin.writer + lane, update) for origin, lane, update in split])
+    return text.MergeText(begun, start, [(origin.writer + lane, update) for origin, lane, update in split])
 
 
 def _merged(job: text.Job, origins: list[Origin], result: text.Result) -> Merged | Failure:
     match result:
-        case text.Opened(state, shown):
+        case text.OpenedText(state, shown):
             return Merged(state, shown)
-        case text.Merged(state, shown, refused, tried) if isinstance(job, text.Merge):
+        case text.MergedText(state, shown, refused, tried) if isinstance(job, text.MergeText):
             left = _left_out(job, origins, refused)
             if state is None or shown is None:
                 return Failure(left[0].reason, left, tried)
             return Merged(state, shown, left, tried)
-        case text.Failure(reason, detail):
+        case text.TextFailure(reason, detail):
             return Failure(f"{reason}: {detail}")
         case _:
             raise AssertionError("a merge was answered by something else")
 
 
 def _left_out(
-    job: text.Merge, origins: list[Origin], refused: Mapping[int, text.Failure]
+    job: text.MergeText, origins: list[Origin], refused: Mapping[int, text.TextFailure]
 ) -> tuple[LeftOut, ...]:
     """The refused patches, without those behind one of their author's that no other patch will ever help."""
     left = []

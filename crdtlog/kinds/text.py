@@ -15,7 +15,7 @@ from crdtlog.values import Value, is_plain_text
 Dot = tuple[bytes, int]
 """A writer's 24 bytes and the sequence number of its entry."""
 
-Base = bytes | str
+TextBase = bytes | str
 """A document: its state, or the plain text that it began with while nobody has patched it.
 
 A state is a Yjs update, version 1, of a document whose root `text` is a Y.Text, so that Yjs programs can read it.
@@ -36,44 +36,44 @@ def is_mergeable(value: Value) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Open:
-    """Asks for the state and the text of a document: `Opened`."""
+class OpenText:
+    """Asks for the state and the text of a document: `OpenedText`."""
 
     begun: Dot
-    base: Base
+    base: TextBase
 
 
 @dataclass(frozen=True, slots=True)
-class Edit:
-    """Asks for `writer`'s patch that makes a document show `value`, which must be mergeable: `Edited`.
+class EditText:
+    """Asks for `writer`'s patch that makes a document show `value`, which must be mergeable: `EditedText`.
 
     `splices` is how the text became `value`; None: find a short way.
     """
 
     begun: Dot
-    base: Base
+    base: TextBase
     writer: bytes
     value: str
     splices: Sequence[Splice] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Merge:
-    """Asks to merge patches, each with its writer: `Merged`. Their order is free, but for those of one writer."""
+class MergeText:
+    """Asks to merge patches, each with its writer: `MergedText`. Their order is free, but for those of one writer."""
 
     begun: Dot
-    base: Base
+    base: TextBase
     patches: Sequence[tuple[bytes, bytes]]
 
 
-class Opened(NamedTuple):
+class OpenedText(NamedTuple):
     """A document's state, and the text that it shows."""
 
     state: bytes
     text: str
 
 
-class Edited(NamedTuple):
+class EditedText(NamedTuple):
     """The patch to send (empty if the value shows already), and the state with it."""
 
     patch: bytes
@@ -83,7 +83,7 @@ class Edited(NamedTuple):
 Reason = Literal["malformed", "missing", "too large", "unreadable", "crashed", "hung", "memory"]
 
 
-class Failure(NamedTuple):
+class TextFailure(NamedTuple):
     """Why something could not be done.
 
     `malformed`: bytes that no honest device writes. `missing`: a patch that builds on something that is not there, or
@@ -95,7 +95,7 @@ class Failure(NamedTuple):
     detail: str
 
 
-class Merged(NamedTuple):
+class MergedText(NamedTuple):
     """State and text with all patches but the refused ones, which are named by their place.
 
     If every patch was refused, state and text are None: the document is what it was. `tried`: some were refused for
@@ -104,9 +104,9 @@ class Merged(NamedTuple):
 
     state: bytes | None
     text: str | None
-    refused: dict[int, Failure]
+    refused: dict[int, TextFailure]
     tried: bool = False
 
 
-Job = Open | Edit | Merge
-Result = Opened | Edited | Merged | Failure
+Job = OpenText | EditText | MergeText
+Result = OpenedText | EditedText | MergedText | TextFailure

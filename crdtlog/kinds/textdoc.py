@@ -18,7 +18,7 @@ from pycrdt import Doc, Text
 
 from crdtlog.errors import Malformed, TooLarge
 from crdtlog.kinds import textdiff, yjs
-from crdtlog.kinds.text import MAX_MERGED_BYTES, MAX_TEXT_BYTES, Base, Dot, Failure
+from crdtlog.kinds.text import MAX_MERGED_BYTES, MAX_TEXT_BYTES, Dot, TextBase, TextFailure
 
 #: Places in the document that the splices of one edit may pass, all together; each costs the library ten nanoseconds.
 MAX_PASSED = 6_000_000
@@ -52,7 +52,7 @@ class Texts:
         self._kept: OrderedDict[bytes, Document] = OrderedDict()
         self._kept_bytes = 0
 
-    def open(self, begun: Dot, base: Base) -> tuple[bytes, str]:
+    def open(self, begun: Dot, base: TextBase) -> tuple[bytes, str]:
         """The state and the text of a base."""
         document = self._decoded(begun, base)
         return self._keep(document), str(document.text)
@@ -60,7 +60,7 @@ class Texts:
     def edit(
         self,
         begun: Dot,
-        base: Base,
+        base: TextBase,
         writer: bytes,
         value: str,
         splices: Sequence[textdiff.Splice] | None = None,
@@ -90,8 +90,8 @@ class Texts:
         return patch, self._keep(again, state)
 
     def merge(
-        self, begun: Dot, base: Base, patches: Sequence[tuple[bytes, bytes]]
-    ) -> tuple[bytes | None, bytes | None, dict[int, Failure]]:
+        self, begun: Dot, base: TextBase, patches: Sequence[tuple[bytes, bytes]]
+    ) -> tuple[bytes | None, bytes | None, dict[int, TextFailure]]:
         """Merge patches, each with its writer: state, text as UTF-8, and which were refused and why.
 
         Which are refused depends on the set of patches alone (see `_accepted`), and on their order only for one writer.
@@ -114,7 +114,7 @@ class Texts:
 
     # --- decoded documents --------------------------------------------------------------------------------------------
 
-    def _decoded(self, begun: Dot, base: Base, client: int = _NOBODY) -> Document:
+    def _decoded(self, begun: Dot, base: TextBase, client: int = _NOBODY) -> Document:
         """A document for the caller alone; `client` will edit it, unless it is nobody."""
         state = begun_with(base, begun) if isinstance(base, str) else base
         kept = self._kept.pop(state, None)
@@ -174,18 +174,18 @@ def _copy(state: bytes, client: int) -> Document:
 
 def _accepted(
     clocks: dict[int, int], begun: Dot, patches: Sequence[tuple[bytes, bytes]]
-) -> tuple[list[int], dict[int, Failure]]:
+) -> tuple[list[int], dict[int, TextFailure]]:
     """The places of patches that can be applied, in an order that can, and why the others cannot; moves the clocks on.
 
     Each writer's patches count up to the first that cannot be merged. So more patches by others never make one count
     less, and whatever order they come in, all devices with the same patches leave out the same.
     """
-    queues: dict[int, deque[tuple[int, yjs.Patch | Failure]]] = {}
+    queues: dict[int, deque[tuple[int, yjs.Patch | TextFailure]]] = {}
     for place, (writer, data) in enumerate(patches):
         client = yjs.edit_client(begun, writer)
         queues.setdefault(client, deque()).append((place, _read(data, client)))
     accepted = []
-    why: dict[int, Failure] = {}
+    why: dict[int, TextFailure] = {}
     waiting: dict[int, list[int]] = {}
     ready = deque(queues)
     while ready:
@@ -193,8 +193,8 @@ def _accepted(
         queue = queues[client]
         while queue:
             place, patch = queue[0]
-            found = patch if isinstance(patch, Failure) else _obstacle(patch, clocks)
-            if isinstance(found, Failure):
+            found = patch if isinstance(patch, TextFailure) else _obstacle(patch, clocks)
+            if isinstance(found, TextFailure):
                 why[client] = found
                 for other, end in patch.named.items() if isinstance(patch, yjs.Patch) else ():
                     if end > clocks.get(other, 0):
@@ -213,25 +213,25 @@ def _accepted(
     return accepted, refused
 
 
-_BEHIND = Failure("missing", "a patch behind one of its author's that is left out")
+_BEHIND = TextFailure("missing", "a patch behind one of its author's that is left out")
 
 
-def _read(data: bytes, client: int) -> yjs.Patch | Failure:
+def _read(data: bytes, client: int) -> yjs.Patch | TextFailure:
     try:
         return yjs.read_patch(data, client)
     except Malformed as error:
-        return Failure("malformed", str(error))
+        return TextFailure("malformed", str(error))
 
 
-def _obstacle(patch: yjs.Patch, clocks: dict[int, int]) -> yjs.Patch | Failure:
+def _obstacle(patch: yjs.Patch, clocks: dict[int, int]) -> yjs.Patch | TextFailure:
     """The patch, if it follows on what is there."""
     match yjs.check_present(patch, clocks):
         case "":
             return patch
         case "missing":
-            return Failure("missing", "a patch that builds on characters that are not there")
+            return TextFailure("missing", "a patch that builds on characters that are not there")
         case _:
-            return Failure("malformed", "a patch whose items are there already")
+            return TextFailure("malformed", "a patch whose items are there already")
 
 
 def _most_splices(size: int, blocks: int) -> int:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from crdtlog.errors import Malformed, TooLarge
-from crdtlog.kinds.text import Edit, Job, Open, Reason
+from crdtlog.kinds.text import EditText, Job, OpenText, Reason
 from crdtlog.textworker.wire import HELLO, LENGTH_BYTES, MAX_FRAME_BYTES, frame, unpack_job
 
 BYTES_PER_CPU_SECOND = 1 << 20
@@ -60,9 +60,9 @@ def texts() -> Work:
 
     def work(job: Job) -> list[Any]:
         try:
-            if isinstance(job, Open):
+            if isinstance(job, OpenText):
                 return ["opened", *kept.open(job.begun, job.base)]
-            if isinstance(job, Edit):
+            if isinstance(job, EditText):
                 return ["edited", *kept.edit(job.begun, job.base, job.writer, job.value, job.splices)]
             state, text, refused = kept.merge(job.begun, job.base, job.patches)
             return ["merged", state, text, [[at, *why] for at, why in refused.items()]]

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Self
 
 from crdtlog.errors import WorkerUnavailable
-from crdtlog.kinds.text import Failure, Job, Merge, Merged, Open, Result
+from crdtlog.kinds.text import Job, MergedText, MergeText, OpenText, Result, TextFailure
 from crdtlog.textworker.process import Gone, Process
 
 MEMORY_BYTES = 1 << 30
@@ -57,7 +57,7 @@ class TextWorker:
             process.end()
 
     def run(self, jobs: Sequence[Job]) -> list[Result]:
-        """Each job's result, or its `Failure`. Raises `WorkerUnavailable` where no worker can be had."""
+        """Each job's result, or its `TextFailure`. Raises `WorkerUnavailable` where no worker can be had."""
         results: list[Result] = []
         doubtful = -1
         singly = len(jobs) == 1
@@ -90,23 +90,29 @@ class TextWorker:
 
     def _apart(self, job: Job, result: Result) -> Result:
         """For a merge that failed: what is left of it when the patches that fail are told from the others."""
-        if not isinstance(job, Merge) or not isinstance(result, Failure) or result.reason == "unreadable":
+        if (
+            not isinstance(job, MergeText)
+            or not isinstance(result, TextFailure)
+            or result.reason == "unreadable"
+        ):
             return result
         if len(job.patches) == 1:
             # The patch, or the document itself?
-            (opened,) = self.run([Open(job.begun, job.base)])
-            if isinstance(opened, Failure):
-                return Failure("unreadable", f"{opened.reason}: {opened.detail}")
-            return Merged(None, None, {0: result}, tried=True)
+            (opened,) = self.run([OpenText(job.begun, job.base)])
+            if isinstance(opened, TextFailure):
+                return TextFailure("unreadable", f"{opened.reason}: {opened.detail}")
+            return MergedText(None, None, {0: result}, tried=True)
         middle = len(job.patches) // 2
         (first,) = self.run([replace(job, patches=job.patches[:middle])])
-        if not isinstance(first, Merged):
+        if not isinstance(first, MergedText):
             return first
         base = job.base if first.state is None else first.state
         (second,) = self.run([replace(job, base=base, patches=job.patches[middle:])])
-        if not isinstance(second, Merged):
-            second = Merged(None, None, dict.fromkeys(range(len(job.patches) - middle), _as_failure(second)))
-        return Merged(
+        if not isinstance(second, MergedText):
+            second = MergedText(
+                None, None, dict.fromkeys(range(len(job.patches) - middle), _as_failure(second))
+            )
+        return MergedText(
             first.state if second.state is None else second.state,
             first.text if second.text is None else second.text,
             first.refused | {middle + at: why for at, why in second.refused.items()},
@@ -114,7 +120,7 @@ class TextWorker:
         )
 
 
-def _as_failure(result: Result) -> Failure:
-    if not isinstance(result, Failure):
+def _as_failure(result: Result) -> TextFailure:
+    if not isinstance(result, TextFailure):
         raise AssertionError(result)
     return result

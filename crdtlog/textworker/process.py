@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crdtlog.errors import Malformed, WorkerUnavailable
-from crdtlog.kinds.text import Failure, Job, Result
+from crdtlog.kinds.text import Job, Result, TextFailure
 from crdtlog.textworker.wire import HELLO, LENGTH_BYTES, MAX_FRAME_BYTES, pack_job, unpack_answer
 
 _START_SECONDS = 60.0
@@ -42,7 +42,7 @@ class Gone(Exception):
     `certain` is False for an end that the job need not have caused.
     """
 
-    def __init__(self, failure: Failure | None, *, certain: bool = True) -> None:
+    def __init__(self, failure: TextFailure | None, *, certain: bool = True) -> None:
         super().__init__(failure)
         self.failure = failure
         self.certain = certain
@@ -115,7 +115,7 @@ class Process:
                 self._popen.kill()
                 seconds = f"{self._stall_seconds:g}"
                 raise Gone(
-                    Failure("hung", f"the worker did not answer within {seconds} seconds"), certain=False
+                    TextFailure("hung", f"the worker did not answer within {seconds} seconds"), certain=False
                 )
 
     def _has_computed(self) -> bool:
@@ -212,7 +212,7 @@ class Process:
 
     def _babbled(self) -> Gone:
         self._popen.kill()
-        return Gone(Failure("crashed", "the worker answered what is no answer"))
+        return Gone(TextFailure("crashed", "the worker answered what is no answer"))
 
     def _ended(self) -> Gone:
         """How it ended, once its output has."""
@@ -229,11 +229,11 @@ class Process:
         if status in _FROM_OUTSIDE:
             return Gone(None)
         if status == -signal.SIGXCPU:
-            return Gone(Failure("hung", "it computes without end"))
+            return Gone(TextFailure("hung", "it computes without end"))
         if any("memory allocation of" in line or "MemoryError" in line for line in said):
-            return Gone(Failure("memory", "it takes more memory than the worker has"))
+            return Gone(TextFailure("memory", "it takes more memory than the worker has"))
         how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-        return Gone(Failure("crashed", f"{how} {last}".strip()), certain=status != -signal.SIGKILL)
+        return Gone(TextFailure("crashed", f"{how} {last}".strip()), certain=status != -signal.SIGKILL)
 
 
 def _widen(pipe: int) -> None:

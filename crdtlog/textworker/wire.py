@@ -9,7 +9,18 @@ from typing import Any, NamedTuple, TypeVar, cast, get_args
 import msgpack
 
 from crdtlog.errors import Malformed
-from crdtlog.kinds.text import Edit, Edited, Failure, Job, Merge, Merged, Open, Opened, Reason, Result
+from crdtlog.kinds.text import (
+    EditedText,
+    EditText,
+    Job,
+    MergedText,
+    MergeText,
+    OpenedText,
+    OpenText,
+    Reason,
+    Result,
+    TextFailure,
+)
 from crdtlog.kinds.textdiff import Splice
 
 #: A frame holds no more than a state and a text or two, each somewhat longer than the longest text.
@@ -39,9 +50,9 @@ def frame(message: list[Any]) -> bytes:
 
 def pack_job(job: Job) -> bytes:
     """A job as a frame."""
-    if isinstance(job, Open):
+    if isinstance(job, OpenText):
         return frame(["open", job.begun, job.base])
-    if isinstance(job, Edit):
+    if isinstance(job, EditText):
         return frame(["edit", job.begun, job.base, job.writer, job.value, job.splices])
     return frame(["merge", job.begun, job.base, list(job.patches)])
 
@@ -51,11 +62,11 @@ def unpack_job(body: bytes | bytearray) -> Job:
     kind, (writer, seq), base, *rest = msgpack.unpackb(body, raw=False)
     begun = (writer, seq)
     if kind == "open":
-        return Open(begun, base)
+        return OpenText(begun, base)
     if kind == "edit":
         writer, value, splices = rest
-        return Edit(begun, base, writer, value, splices and [Splice(*splice) for splice in splices])
-    return Merge(begun, base, [(by, patch) for by, patch in rest[0]])
+        return EditText(begun, base, writer, value, splices and [Splice(*splice) for splice in splices])
+    return MergeText(begun, base, [(by, patch) for by, patch in rest[0]])
 
 
 def unpack_answer(body: bytes | bytearray, job: Job) -> Answer:
@@ -70,27 +81,27 @@ def unpack_answer(body: bytes | bytearray, job: Job) -> Answer:
 def _result(kind: Any, rest: list[Any], job: Job) -> Result:
     if kind == "failure":
         return _failure(*rest)
-    if kind == "opened" and isinstance(job, Open):
+    if kind == "opened" and isinstance(job, OpenText):
         state, text = rest
-        return Opened(_is(state, bytes), _is(text, str))
-    if kind == "edited" and isinstance(job, Edit):
+        return OpenedText(_is(state, bytes), _is(text, str))
+    if kind == "edited" and isinstance(job, EditText):
         patch, state = rest
-        return Edited(_is(patch, bytes), _is(state, bytes))
-    if kind == "merged" and isinstance(job, Merge):
+        return EditedText(_is(patch, bytes), _is(state, bytes))
+    if kind == "merged" and isinstance(job, MergeText):
         state, text, refused = rest
         why = {_is(at, int): _failure(*failure) for at, *failure in refused}
         if not why.keys() <= set(range(len(job.patches))):
             raise ValueError("places that are none")
         if len(why) == len(job.patches):
-            return Merged(None, None, why)
-        return Merged(_is(state, bytes), _is(text, bytes).decode(), why)
+            return MergedText(None, None, why)
+        return MergedText(_is(state, bytes), _is(text, bytes).decode(), why)
     raise ValueError(kind)
 
 
-def _failure(reason: Any, detail: Any) -> Failure:
+def _failure(reason: Any, detail: Any) -> TextFailure:
     if reason not in _REASONS:
         raise ValueError(reason)
-    return Failure(reason, _is(detail, str)[:_MAX_DETAIL])
+    return TextFailure(reason, _is(detail, str)[:_MAX_DETAIL])
 
 
 def _is(value: object, kind: type[T]) -> T:

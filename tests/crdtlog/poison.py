@@ -216,7 +216,7 @@ def _some(choose: random.Random, clocks: dict[int, int]) -> Name | None:
 
 def search(seconds: float, seed: int = 0) -> None:
     """Print what does damage to this version of pycrdt, the shortest of each kind."""
-    from crdtlog.kinds.text import Merge, Merged
+    from crdtlog.kinds.text import MergedText, MergeText
     from crdtlog.textworker.client import TextWorker
 
     bases = [b"\0\0", update(string("hello \U0001f600 wörld"), client=1)]
@@ -226,9 +226,11 @@ def search(seconds: float, seed: int = 0) -> None:
     with TextWorker(module="tests.crdtlog.unguarded_worker", cpu_seconds=2) as worker:
         while time.monotonic() < end:
             tries = [(choose.choice(bases), random_update(choose)) for _ in range(100)]
-            results = worker.run([Merge((b"w" * 24, 1), base, [(b"x" * 24, patch)]) for base, patch in tries])
+            results = worker.run(
+                [MergeText((b"w" * 24, 1), base, [(b"x" * 24, patch)]) for base, patch in tries]
+            )
             for (base, patch), result in zip(tries, results, strict=True):
-                why = result.refused.get(0) if isinstance(result, Merged) else None
+                why = result.refused.get(0) if isinstance(result, MergedText) else None
                 if why is None or why.reason in ("malformed", "missing"):
                     continue
                 name = f"{why.reason}: {why.detail}"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from crdtlog.errors import Malformed, TooLarge
 from crdtlog.kinds import text, yjs
-from crdtlog.kinds.text import Base, is_mergeable
+from crdtlog.kinds.text import TextBase, is_mergeable
 from crdtlog.kinds.textdoc import Texts, Unreadable
 from tests.crdtlog import poison
 
@@ -19,16 +19,16 @@ ODD = "ab \n\r\t\0é\u0301\u200d\U0001f600"
 odd_texts = st.text(alphabet=ODD, max_size=12)
 
 
-def shown(base: Base) -> str:
+def shown(base: TextBase) -> str:
     return Texts().open(BEGUN, base)[1]
 
 
-def edited(base: Base, writer: bytes, value: str) -> tuple[bytes, bytes]:
+def edited(base: TextBase, writer: bytes, value: str) -> tuple[bytes, bytes]:
     """The patch and the new state, by a worker that has never seen the text."""
     return Texts().edit(BEGUN, base, writer, value)
 
 
-def merged(base: Base, *patches: tuple[bytes, bytes]) -> bytes:
+def merged(base: TextBase, *patches: tuple[bytes, bytes]) -> bytes:
     """The state after patches, none of which is refused."""
     state, _, refused = Texts().merge(BEGUN, base, patches)
     assert not refused
@@ -85,7 +85,7 @@ def test_emoji_survive_on_both_sides() -> None:
 def histories(draw: st.DrawFn) -> tuple[str, list[tuple[bytes, bytes, frozenset[int]]]]:
     """A text, and patches that writers made who now and then heard of one another: writer, patch, what it builds on."""
     base = draw(odd_texts)
-    states: dict[bytes, Base] = dict.fromkeys(WRITERS, base)
+    states: dict[bytes, TextBase] = dict.fromkeys(WRITERS, base)
     heard: dict[bytes, frozenset[int]] = dict.fromkeys(WRITERS, frozenset())
     patches: list[tuple[bytes, bytes, frozenset[int]]] = []
     for _ in range(draw(st.integers(1, 8))):
@@ -113,7 +113,7 @@ def test_every_causal_order_shows_the_same(
     base, patches = history
     expected = shown(merged(base, *(patch[:2] for patch in patches))) if patches else base
     left, done = set(range(len(patches))), set[int]()
-    state: Base = base
+    state: TextBase = base
     texts = Texts()
     while left:
         at = choose.draw(st.sampled_from([at for at in sorted(left) if patches[at][2] <= done]))
@@ -133,8 +133,8 @@ def test_every_causal_order_shows_the_same(
 def test_an_edit_shows_what_was_written(base: str, values: list[str]) -> None:
     """And so it does elsewhere, whether the worker knew the text already or not."""
     texts = Texts()
-    mine: Base = base
-    theirs: Base = base
+    mine: TextBase = base
+    theirs: TextBase = base
     for value in values:
         patch, mine = texts.edit(BEGUN, mine, A, value)
         assert shown(mine) == value
@@ -274,7 +274,7 @@ def one_after_another(choose: random.Random, logs: dict[bytes, list[bytes]]) -> 
     order = [writer for writer, patches in logs.items() for _ in patches]
     choose.shuffle(order)
     waiting = {writer: iter(patches) for writer, patches in logs.items()}
-    base: Base = "text"
+    base: TextBase = "text"
     shown: bytes | None = None
     aside: list[tuple[bytes, bytes]] = []
     for writer in order:
@@ -321,7 +321,7 @@ def test_a_small_edit_is_a_small_patch_whatever_was_before() -> None:
     choose = random.Random(1)
     words = [f"word{n}" for n in range(200)]
     texts = Texts()
-    state: Base = " ".join(words)
+    state: TextBase = " ".join(words)
     for _ in range(200):
         words[choose.randrange(200)] = f"other{choose.randrange(1000)}"
         _, state = texts.edit(BEGUN, state, A, " ".join(words))

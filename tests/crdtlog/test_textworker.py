@@ -16,7 +16,18 @@ import pytest
 
 from crdtlog.errors import WorkerUnavailable
 from crdtlog.kinds import yjs
-from crdtlog.kinds.text import Base, Edit, Edited, Failure, Job, Merge, Merged, Open, Opened, Result
+from crdtlog.kinds.text import (
+    EditedText,
+    EditText,
+    Job,
+    MergedText,
+    MergeText,
+    OpenedText,
+    OpenText,
+    Result,
+    TextBase,
+    TextFailure,
+)
 from crdtlog.kinds.textdoc import Texts
 from crdtlog.textworker.client import TextWorker
 from tests.crdtlog import poison
@@ -35,7 +46,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def worker() -> Iterator[TextWorker]:
     """The worker as it is, running."""
     with TextWorker() as worker:
-        worker.run([Open(BEGUN, "")])
+        worker.run([OpenText(BEGUN, "")])
         yield worker
 
 
@@ -63,21 +74,21 @@ def is_running(process: int) -> bool:
     return True
 
 
-def patch_of(base: Base, writer: bytes, value: str) -> tuple[bytes, bytes]:
+def patch_of(base: TextBase, writer: bytes, value: str) -> tuple[bytes, bytes]:
     return writer, Texts().edit(BEGUN, base, writer, value)[0]
 
 
-GOOD = Merge(
+GOOD = MergeText(
     BEGUN, "one two", [patch_of("one two", A, "one and two"), patch_of("one two", B, "one two three")]
 )
 
 
 def is_good(result: Result) -> bool:
-    return isinstance(result, Merged) and result.text == "one and two three" and not result.refused
+    return isinstance(result, MergedText) and result.text == "one and two three" and not result.refused
 
 
-def only_refusal(result: Result) -> Failure:
-    assert isinstance(result, Merged), result
+def only_refusal(result: Result) -> TextFailure:
+    assert isinstance(result, MergedText), result
     assert (result.state, result.text) == (None, None)
     assert list(result.refused) == [0]
     return result.refused[0]
@@ -88,37 +99,39 @@ def only_refusal(result: Result) -> Failure:
 
 def test_what_it_answers(worker: TextWorker) -> None:
     opened, edited, merged = worker.run(
-        [Open(BEGUN, "one two"), Edit(BEGUN, "one two", A, "one \0\U0001f600 two"), GOOD]
+        [OpenText(BEGUN, "one two"), EditText(BEGUN, "one two", A, "one \0\U0001f600 two"), GOOD]
     )
 
-    assert isinstance(opened, Opened)
+    assert isinstance(opened, OpenedText)
     assert opened.text == "one two"
-    assert isinstance(edited, Edited)
+    assert isinstance(edited, EditedText)
     assert is_good(merged)
-    assert worker.run([Open(BEGUN, edited.state)]) == [Opened(edited.state, "one \0\U0001f600 two")]
+    assert worker.run([OpenText(BEGUN, edited.state)]) == [OpenedText(edited.state, "one \0\U0001f600 two")]
     assert worker.run([]) == []
 
 
 def test_a_merge_names_what_it_refused(worker: TextWorker) -> None:
-    (result,) = worker.run([Merge(BEGUN, "one two", [*GOOD.patches, (C, b"junk"), (C, GOOD.patches[0][1])])])
+    (result,) = worker.run(
+        [MergeText(BEGUN, "one two", [*GOOD.patches, (C, b"junk"), (C, GOOD.patches[0][1])])]
+    )
 
-    assert isinstance(result, Merged)
+    assert isinstance(result, MergedText)
     assert result.text == "one and two three"
     assert {at: why.reason for at, why in result.refused.items()} == {2: "malformed", 3: "missing"}
 
 
 def test_thousands_of_jobs_in_one_batch(worker: TextWorker) -> None:
-    edits: list[Job] = [Edit((b"b" * 24, n), f"text {n}", A, f"a text {n}") for n in range(3_000)]
+    edits: list[Job] = [EditText((b"b" * 24, n), f"text {n}", A, f"a text {n}") for n in range(3_000)]
     results = worker.run(edits)
     merges = worker.run(
         [
-            Merge((b"b" * 24, n), f"text {n}", [(A, result.patch)])
+            MergeText((b"b" * 24, n), f"text {n}", [(A, result.patch)])
             for n, result in enumerate(results)
-            if isinstance(result, Edited)
+            if isinstance(result, EditedText)
         ]
     )
 
-    assert [result.text for result in merges if isinstance(result, Merged)] == [
+    assert [result.text for result in merges if isinstance(result, MergedText)] == [
         f"a text {n}" for n in range(3_000)
     ]
 
@@ -132,34 +145,34 @@ def test_thousands_of_patches_to_one_text(worker: TextWorker) -> None:
         patch, state = texts.edit(BEGUN, state, A, value)
         patches.append((A, patch))
 
-    (result,) = worker.run([Merge(BEGUN, "", patches)])
+    (result,) = worker.run([MergeText(BEGUN, "", patches)])
 
-    assert isinstance(result, Merged)
+    assert isinstance(result, MergedText)
     assert result.text == value
 
 
 def test_large_texts_fill_both_pipes_at_once(worker: TextWorker) -> None:
     large = "".join(f"line {n} \U0001f600\n" for n in range(60_000))
 
-    results = worker.run([Open((b"b" * 24, n), large) for n in range(20)])
+    results = worker.run([OpenText((b"b" * 24, n), large) for n in range(20)])
 
-    assert all(isinstance(result, Opened) and result.text == large for result in results)
+    assert all(isinstance(result, OpenedText) and result.text == large for result in results)
 
 
 def test_a_run_of_edits_is_the_same_whether_kept_decoded_or_not(worker: TextWorker) -> None:
-    value, state = "start", worker.run([Open(BEGUN, "start")])
-    kept: Base = "start"
-    fresh: Base = "start"
+    value, state = "start", worker.run([OpenText(BEGUN, "start")])
+    kept: TextBase = "start"
+    fresh: TextBase = "start"
     for n in range(30):
         value = value[: n % 5] + str(n) + value[n % 5 :]
-        (by_worker,) = worker.run([Edit(BEGUN, kept, A, value)])
-        assert isinstance(by_worker, Edited)
+        (by_worker,) = worker.run([EditText(BEGUN, kept, A, value)])
+        assert isinstance(by_worker, EditedText)
         patch, fresh = Texts().edit(BEGUN, fresh, A, value)
         assert by_worker.patch == patch
         kept = by_worker.state
 
     assert state
-    assert worker.run([Open(BEGUN, kept)])[0].text == value  # type: ignore[union-attr]
+    assert worker.run([OpenText(BEGUN, kept)])[0].text == value  # type: ignore[union-attr]
 
 
 # --- poison -----------------------------------------------------------------------------------------------------------
@@ -170,7 +183,7 @@ def test_poison_is_refused_before_the_library_sees_it(worker: TextWorker, name: 
     spoiled = POISONS[name]
     before = pid(worker)
 
-    first, result, last = worker.run([GOOD, Merge(BEGUN, spoiled.base, [(A, spoiled.patch)]), GOOD])
+    first, result, last = worker.run([GOOD, MergeText(BEGUN, spoiled.base, [(A, spoiled.patch)]), GOOD])
 
     assert is_good(first) and is_good(last)
     assert only_refusal(result).reason == "malformed"
@@ -181,7 +194,7 @@ def test_poison_is_refused_before_the_library_sees_it(worker: TextWorker, name: 
 def test_poison_that_gets_through_fails_alone(unguarded: TextWorker, name: str) -> None:
     spoiled = POISONS[name]
 
-    first, result, last = unguarded.run([GOOD, Merge(BEGUN, spoiled.base, [(A, spoiled.patch)]), GOOD])
+    first, result, last = unguarded.run([GOOD, MergeText(BEGUN, spoiled.base, [(A, spoiled.patch)]), GOOD])
 
     assert is_good(first) and is_good(last)
     assert only_refusal(result).reason in spoiled.reasons
@@ -191,7 +204,7 @@ def test_poison_of_every_kind_in_one_batch(unguarded: TextWorker) -> None:
     chosen = [p for p in POISONS.values() if "hung" not in p.reasons]  # each takes seconds
     jobs: list[Job] = []
     for spoiled in chosen:
-        jobs += [GOOD, Merge(BEGUN, spoiled.base, [(A, spoiled.patch)])]
+        jobs += [GOOD, MergeText(BEGUN, spoiled.base, [(A, spoiled.patch)])]
 
     results = unguarded.run(jobs)
 
@@ -212,21 +225,21 @@ def test_poison_among_the_patches_of_one_text_is_told_from_the_others(unguarded:
         (C, panics.patch),
     ]
 
-    (result,) = unguarded.run([Merge(BEGUN, base, patches)])
+    (result,) = unguarded.run([MergeText(BEGUN, base, patches)])
 
-    assert isinstance(result, Merged)
+    assert isinstance(result, MergedText)
     assert result.text == "one two"
     assert {at: why.reason for at, why in result.refused.items()} == dict.fromkeys((0, 2, 4), "crashed")
 
 
 def test_a_spoiled_document_is_not_blamed_on_a_patch(unguarded: TextWorker) -> None:
     first, second, third = unguarded.run(
-        [Merge(BEGUN, b"junk", GOOD.patches), Open(BEGUN, poison.nested_arrays(26_500)), GOOD]
+        [MergeText(BEGUN, b"junk", GOOD.patches), OpenText(BEGUN, poison.nested_arrays(26_500)), GOOD]
     )
 
-    assert isinstance(first, Failure)
+    assert isinstance(first, TextFailure)
     assert first.reason == "unreadable"
-    assert isinstance(second, Failure)
+    assert isinstance(second, TextFailure)
     assert second.reason == "crashed"
     assert is_good(third)
 
@@ -245,7 +258,7 @@ def test_a_spoiled_document_is_not_blamed_on_a_patch(unguarded: TextWorker) -> N
     ],
 )
 def test_whatever_the_worker_does_only_one_job_fails(unguarded: TextWorker, told: bytes, reason: str) -> None:
-    first, result, last = unguarded.run([GOOD, Merge(BEGUN, "one", [(A, told)]), GOOD])
+    first, result, last = unguarded.run([GOOD, MergeText(BEGUN, "one", [(A, told)]), GOOD])
 
     assert is_good(first) and is_good(last)
     assert only_refusal(result).reason == reason
@@ -255,7 +268,7 @@ def test_whatever_the_worker_does_only_one_job_fails(unguarded: TextWorker, told
 def test_a_worker_that_neither_answers_nor_ends_is_ended(told: bytes) -> None:
     """The one does not compute, so that the kernel does not end it. Nor was the library ever seen to do that."""
     with TextWorker(module=UNGUARDED, cpu_seconds=1.0, stall_seconds=2.0) as worker:
-        first, result, last = worker.run([GOOD, Merge(BEGUN, "one", [(A, told)]), GOOD])
+        first, result, last = worker.run([GOOD, MergeText(BEGUN, "one", [(A, told)]), GOOD])
 
     assert is_good(first) and is_good(last)
     assert only_refusal(result).reason == "hung"
@@ -267,7 +280,7 @@ def test_who_computes_is_not_ended_for_taking_long() -> None:
     with TextWorker(module=UNGUARDED, stall_seconds=0.2) as worker:
         assert is_good(worker.run([GOOD])[0])
         before = pid(worker)
-        (result,) = worker.run([Merge(BEGUN, "one", [(A, b"compute for a second")])])
+        (result,) = worker.run([MergeText(BEGUN, "one", [(A, b"compute for a second")])])
 
         assert only_refusal(result).reason == "malformed"
         assert pid(worker) == before
@@ -282,7 +295,7 @@ def test_what_the_reader_lets_through_never_hurts(worker: TextWorker) -> None:
     for _ in range(1_500):
         writer = choose.choice([A, B])
         jobs.append(
-            Merge(
+            MergeText(
                 BEGUN,
                 begin,
                 [(writer, poison.plausible_patch(choose, yjs.edit_client(BEGUN, writer), clocks))],
@@ -290,27 +303,29 @@ def test_what_the_reader_lets_through_never_hurts(worker: TextWorker) -> None:
         )
     before = pid(worker)
     results = worker.run(jobs)
-    states = [result.state for result in results if isinstance(result, Merged) and result.state is not None]
-    after = worker.run([Edit(BEGUN, state, C, "something else at the end") for state in states])
+    states = [
+        result.state for result in results if isinstance(result, MergedText) and result.state is not None
+    ]
+    after = worker.run([EditText(BEGUN, state, C, "something else at the end") for state in states])
 
     assert pid(worker) == before
     assert len(states) > 300
-    refused = [only_refusal(r).reason for r in results if isinstance(r, Merged) and r.state is None]
+    refused = [only_refusal(r).reason for r in results if isinstance(r, MergedText) and r.state is None]
     assert set(refused) <= {"malformed"}
     assert len(states) + len(refused) == len(jobs)
-    assert {r.reason for r in after if isinstance(r, Failure)} <= {"unreadable"}
+    assert {r.reason for r in after if isinstance(r, TextFailure)} <= {"unreadable"}
 
 
 def test_random_updates_never_hurt(worker: TextWorker) -> None:
     choose = random.Random(4)
-    jobs = [Merge(BEGUN, "hello", [(A, poison.random_update(choose))]) for _ in range(1_000)]
+    jobs = [MergeText(BEGUN, "hello", [(A, poison.random_update(choose))]) for _ in range(1_000)]
     before = pid(worker)
 
     results = worker.run(jobs)
 
     assert pid(worker) == before
     refused = [
-        only_refusal(result).reason for result in results if isinstance(result, Merged) and result.refused
+        only_refusal(result).reason for result in results if isinstance(result, MergedText) and result.refused
     ]
     assert len(refused) > 900
     assert set(refused) == {"malformed", "missing"}
@@ -349,7 +364,7 @@ def test_killed_from_outside_it_is_started_again(how: signal.Signals) -> None:
 def test_an_end_from_outside_is_no_verdict_on_a_job(unguarded: TextWorker) -> None:
     """A service manager that stops everything at once must not make a text's patch look bad."""
     with pytest.raises(WorkerUnavailable):
-        unguarded.run([Merge(BEGUN, "one", [(A, b"terminate")])])
+        unguarded.run([MergeText(BEGUN, "one", [(A, b"terminate")])])
 
     assert is_good(unguarded.run([GOOD])[0])
 
@@ -369,12 +384,12 @@ def test_an_interrupted_caller_does_not_get_old_answers() -> None:
         try:
             signal.setitimer(signal.ITIMER_REAL, 1.0)
             with pytest.raises(KeyboardInterrupt):
-                worker.run([Merge(BEGUN, "one", [(A, b"sleep for ever")])])
+                worker.run([MergeText(BEGUN, "one", [(A, b"sleep for ever")])])
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, previous)
 
-        assert worker.run([Open(BEGUN, "fresh")])[0].text == "fresh"  # type: ignore[union-attr]
+        assert worker.run([OpenText(BEGUN, "fresh")])[0].text == "fresh"  # type: ignore[union-attr]
 
 
 @linux
@@ -449,7 +464,7 @@ def test_its_memory_does_not_grow_with_its_work(worker: TextWorker) -> None:
     def work(times: int) -> None:
         for n in range(times):
             old, new = f"{n} " * 500, f"{n} " * 250 + "new " + f"{n} " * 250
-            worker.run([Edit(BEGUN, old, A, new), Merge(BEGUN, old, [patch_of(old, A, new)])])
+            worker.run([EditText(BEGUN, old, A, new), MergeText(BEGUN, old, [patch_of(old, A, new)])])
 
     work(400)
     before = resident()

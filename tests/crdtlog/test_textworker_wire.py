@@ -3,16 +3,18 @@
 import pytest
 
 from crdtlog.errors import Malformed
-from crdtlog.kinds.text import Edit, Job, Merge, Open
+from crdtlog.kinds.text import EditText, Job, MergeText, OpenText
 from crdtlog.textworker.wire import frame, pack_job, unpack_answer, unpack_job
 
 BEGUN = (b"b" * 24, 7)
 A = b"A" * 24
-MERGE = Merge(BEGUN, "one two", [(A, b"patch")])
+MERGE = MergeText(BEGUN, "one two", [(A, b"patch")])
 
 
 @pytest.mark.parametrize(
-    "job", [Open(BEGUN, "text"), Open(BEGUN, b"state"), Edit(BEGUN, b"s", A, "é\0"), MERGE], ids=str
+    "job",
+    [OpenText(BEGUN, "text"), OpenText(BEGUN, b"state"), EditText(BEGUN, b"s", A, "é\0"), MERGE],
+    ids=str,
 )
 def test_jobs_cross_the_pipe(job: Job) -> None:
     assert unpack_job(pack_job(job)[4:]) == job
@@ -37,7 +39,7 @@ def test_jobs_cross_the_pipe(job: Job) -> None:
 )
 def test_an_answer_that_is_none_is_not_believed(message: list[object]) -> None:
     with pytest.raises(Malformed):
-        unpack_answer(frame(message)[4:], Open(BEGUN, "text"))
+        unpack_answer(frame(message)[4:], OpenText(BEGUN, "text"))
 
 
 @pytest.mark.parametrize(

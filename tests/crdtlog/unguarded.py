@@ -18,15 +18,15 @@ class Unguarded(TextWorker):
         super().__init__(module="tests.crdtlog.unguarded_worker", cpu_seconds=0.5, memory_bytes=256 << 20)
 
 
-def without_reader(monkeypatch: "pytest.MonkeyPatch") -> list[text.Failure]:
+def without_reader(monkeypatch: "pytest.MonkeyPatch") -> list[text.TextFailure]:
     """Have texts merged by workers that read nothing first; returns what becomes of patches that hurt them."""
-    told: list[text.Failure] = []
+    told: list[text.TextFailure] = []
 
     class Telling(Unguarded):
         def run(self, jobs: Sequence[text.Job]) -> list[text.Result]:
             results = super().run(jobs)
             for result in results:
-                told.extend(result.refused.values() if isinstance(result, text.Merged) else ())
+                told.extend(result.refused.values() if isinstance(result, text.MergedText) else ())
             return results
 
     monkeypatch.setattr("crdtlog.texts.TextWorker", Telling)

@@ -12,7 +12,7 @@ from typing import Any
 
 from crdtlog.errors import Malformed
 from crdtlog.kinds import yjs
-from crdtlog.kinds.text import Job, Merge
+from crdtlog.kinds.text import Job, MergeText
 from crdtlog.textworker.__main__ import main, texts
 from crdtlog.textworker.wire import frame
 from tests.crdtlog import poison
@@ -20,7 +20,7 @@ from tests.crdtlog import poison
 
 def hook(job: Job) -> None:
     """Do what a patch tells, if it is one of ours."""
-    word = job.patches[0][1] if isinstance(job, Merge) and job.patches else b""
+    word = job.patches[0][1] if isinstance(job, MergeText) and job.patches else b""
     if word == b"sleep for ever":
         time.sleep(10_000)
     elif word == b"compute for ever":
@@ -57,7 +57,7 @@ def read_leniently(data: bytes, client: int) -> yjs.Patch:
 
 def spoiled(job: Job) -> Job:
     """The job, on the document that its patch spoils if it is a known one: databases of tests have other documents."""
-    for known in poisons if isinstance(job, Merge) else ():
+    for known in poisons if isinstance(job, MergeText) else ():
         if any(patch == known.patch for _, patch in job.patches):
             return replace(job, base=known.base)
     return job
