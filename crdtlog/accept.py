@@ -143,6 +143,6 @@ def _effect(state: State, item: Entry, hash_: bytes) -> tuple[int, str]:
         case "member":
             return 0, members.apply_member(state, item.payload(), item, hash_)
         case "schema":
-            return 0, tracking.apply_schema(state, item)
+            return 0, tracking.apply_schema(state, item, state.log.writer(item.writer).context)
         case _:
             return 0, item.kind

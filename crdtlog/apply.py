@@ -24,7 +24,7 @@ from crdtlog.contested import Author, Work, settle
 from crdtlog.document import Version, Write
 from crdtlog.entry import Entry
 from crdtlog.errors import EntryRefused
-from crdtlog.payload import INSERT, UPDATE, decode_data
+from crdtlog.payload import INSERT, UPDATE, Section, decode_data
 from crdtlog.rows import (
     Layout,
     document_key,
@@ -51,12 +51,11 @@ class CaptureFirst(Exception):
         self.missing = missing
 
 
-def author_of(state: State, item: Entry) -> Author:
-    """Who wrote an entry, and the context that it carries together with its log's earlier entries."""
-    writer = state.log.writer(item.writer)
-    context = dict(writer.context)
-    context.update((named.writer, named.seq) for named in item.context)
+def author_of(state: State, item: Entry, before: Mapping[bytes, int]) -> Author:
+    """Who wrote an entry, and its context: what it names, together with its log's context `before` it."""
+    context = {**before, **{named.writer: named.seq for named in item.context}}
     seen = {other.number: context.get(other.id, 0) for other in state.log.writers.values()}
+    writer = state.log.writer(item.writer)
     seen[writer.number] = item.seq - 1
 
     def covered(version: Version) -> bool:
@@ -71,27 +70,36 @@ def apply_data(state: State, item: Entry) -> tuple[int, dict[str, list[int]]]:
     Raises `Malformed`, `EntryRefused`, `TablePaused`, or signals `CaptureFirst`; the caller undoes what was begun.
     """
     payload = decode_data(item.payload(), item.first_stamp, item.last_stamp)
-    author = author_of(state, item)
     counts: dict[str, list[int]] = {}
-    touched: dict[int, Tracked] = {}
     named: dict[int, set[Key]] = {}
     for section in payload.sections:
         tracked = section_check.table_of(state, section)
-        touched[tracked.number] = tracked
         section_check.check_rows(tracked, section, named.setdefault(tracked.number, set()))
         section_check.check_exact(state, tracked, section, payload.odd)
+        counts.setdefault(tracked.name, [0, 0, 0])[section.operation] += section.rows
+    author = author_of(state, item, state.log.writer(item.writer).context)
+    apply_sections(state, item, payload.sections, author, odd=payload.odd)
+    return sum(section.rows for section in payload.sections), counts
+
+
+def apply_sections(
+    state: State, item: Entry, sections: Sequence[Section], author: Author, *, odd: bool
+) -> None:
+    """Merge checked sections of an entry into documents and rows. Raises and signals as `apply_data`."""
+    touched: dict[int, Tracked] = {}
+    for section in sections:
+        tracked = section_check.table_of(state, section)
+        touched[tracked.number] = tracked
         try:
-            _Applier(state, tracked, section, author, payload.odd).run()
+            _Applier(state, tracked, section, author, odd).run()
         except (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.OperationalError) as error:
             if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
                 raise  # about the file, not about these rows (as an expression of an index or a column is)
             raise EntryRefused(
                 f"entry {item.seq} of writer {item.writer.hex()[:12]} cannot stand in table {tracked.name}: {error}"
             ) from error
-        counts.setdefault(tracked.name, [0, 0, 0])[section.operation] += section.rows
     for tracked in touched.values():
         state.connection.execute(f"DELETE FROM {tracked.capture_name}")
-    return sum(section.rows for section in payload.sections), counts
 
 
 _T = TypeVar("_T")

@@ -20,7 +20,7 @@ from crdtlog.entry import Entry, Signed
 from crdtlog.errors import EntryRefused
 from crdtlog.payload import Section, decode_data
 from crdtlog.values import Key, Value, normal_key, pack, unpack
-from crdtlog.versions import Head, Named, context_difference, device_of
+from crdtlog.versions import MAX_SEQ, Head, Named, context_difference, device_of
 
 #: So many decoded entries are remembered, of so many bytes of payload; but always the last.
 _DECODED_ENTRIES = 256
@@ -93,6 +93,9 @@ class Log:
         self.ids: dict[int, bytes] = {}
         self._decoded: OrderedDict[tuple[int, int], _Decoded] = OrderedDict()
         self._decoded_bytes = 0
+        #: While rows are made anew from entries that are held: the position of the one at hand. What stands behind it
+        #: has not happened yet.
+        self.horizon = MAX_SEQ
         self.load()
 
     def load(self) -> None:
@@ -220,6 +223,27 @@ class Log:
                 (pack(sorted(writer.context.items())), writer.number),
             )
 
+    def cut(self, position: int) -> None:
+        """Forget all entries from a position of the local order on; their logs end before them."""
+        lost = self._connection.execute(
+            "SELECT writer, min(seq) FROM crdtlog__log WHERE position >= ? GROUP BY writer", (position,)
+        ).fetchall()
+        self._connection.execute("DELETE FROM crdtlog__log WHERE position >= ?", (position,))
+        for number, first in lost:
+            digest, context, last_stamp = b"", dict[bytes, int](), clock.to_sql(0)
+            for held, signed, stamp in self._connection.execute(
+                "SELECT hash, signed, stamp FROM crdtlog__log WHERE writer = ? ORDER BY seq", (number,)
+            ):
+                digest, last_stamp = held, max(last_stamp, stamp)
+                item = entry.decode(entry.split(signed).body)
+                context.update((named.writer, named.seq) for named in item.context)
+            self._connection.execute(
+                "UPDATE crdtlog__writer SET seq = ?, hash = ?, last_stamp = ?, context = ? WHERE id = ?",
+                (first - 1, digest, last_stamp, pack(sorted(context.items())), number),
+            )
+        self.forget()
+        self.load()
+
     def hash_of(self, number: int, seq: int) -> bytes | None:
         """The hash of a held entry."""
         row = self._connection.execute(
@@ -326,6 +350,7 @@ class Log:
         place = "SELECT position FROM crdtlog__log WHERE writer = ? AND seq = ?"
         first = min(self._connection.execute(place, dot).fetchone()[0] for dot in dots)
         return self._connection.execute(
-            "SELECT writer, seq FROM crdtlog__log WHERE kind = 'data' AND position > ? ORDER BY position",
-            (first,),
+            "SELECT writer, seq FROM crdtlog__log WHERE kind = 'data' AND position > ? AND position < ? "
+            "ORDER BY position",
+            (first, self.horizon),
         ).fetchall()

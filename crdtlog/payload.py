@@ -5,7 +5,7 @@ Msgpack array of sections. Whatever another device sent is checked before it is 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast
 
 from crdtlog.errors import Malformed
@@ -67,6 +67,19 @@ class Section:
         patched = {slot for slot, column in self.patches.items() if column[row] is not None}
         cells = zip(self.slots, self.cells, strict=True)
         return {slot: column[row] for slot, column in cells if slot not in patched}
+
+    def picked(self, rows: Sequence[int]) -> "Section":
+        """Some of its rows, given in ascending order."""
+        places = {row: place for place, row in enumerate(rows)}
+        return replace(
+            self,
+            keys=[[column[row] for row in rows] for column in self.keys],
+            cells=[[column[row] for row in rows] for column in self.cells],
+            stamps=[self.stamps[row] for row in rows],
+            births=None if self.births is None else [self.births[row] for row in rows],
+            unseen=tuple(places[row] for row in self.unseen if row in places),
+            patches={slot: [column[row] for row in rows] for slot, column in self.patches.items()},
+        )
 
 
 # --- written ------------------------------------------------------------------------------------------------------

@@ -117,12 +117,12 @@ def _choose(state: State, identity: bytes, chosen: Mapping[str, str]) -> None:
 # --- schema entries -----------------------------------------------------------------------------------------------
 
 
-def apply_schema(state: State, item: Entry) -> str:
-    """Put a received schema entry into effect; returns a line for people."""
+def apply_schema(state: State, item: Entry, before: Mapping[bytes, int]) -> str:
+    """Put a received schema entry into effect; returns a line for people. `before` is its log's context before it."""
     parts = unpack(item.payload())
     match parts:
         case ["merge", bytes(identity), list(pairs)] if len(identity) == 8:
-            return _apply_merge(state, identity, pairs, item)
+            return _apply_merge(state, identity, pairs, item, before)
         case ["track", bytes(identity), wire, []] if len(identity) == 8:
             table = schema.from_wire(wire)
         case _:
@@ -149,7 +149,9 @@ def encode_merge(identity: bytes, chosen: Mapping[str, str]) -> bytes:
     return pack(["merge", identity, sorted(chosen.items())])
 
 
-def _apply_merge(state: State, identity: bytes, pairs: list[object], item: Entry) -> str:
+def _apply_merge(
+    state: State, identity: bytes, pairs: list[object], item: Entry, before: Mapping[bytes, int]
+) -> str:
     tracked = state.tables.get(identity)
     if tracked is None:
         raise EntryRefused("a schema entry about a table that is not tracked")
@@ -171,7 +173,7 @@ def _apply_merge(state: State, identity: bytes, pairs: list[object], item: Entry
             raise Malformed(
                 f"a schema entry gives {column} of {tracked.name} a kind that its type cannot hold"
             )
-    seen = {**state.log.writer(item.writer).context, **{n.writer: n.seq for n in item.context}}
+    seen = {**before, **{n.writer: n.seq for n in item.context}}
     seen[item.writer] = item.seq - 1
     set_kinds(state, tracked, chosen, (item.writer, item.seq, item.last_stamp), seen)
     return describe_kinds(tracked, chosen)
