@@ -76,7 +76,7 @@ def _apply_some(state: State, signed: Sequence[bytes], until: float) -> Applied:
         if index:
             connection.execute("SAVEPOINT entry")
         try:
-            accepted = _accept(state, blob)
+            accepted = accept_entry(state, blob)
         except (CrdtlogError, CaptureFirst, WorkFirst):
             if not index:
                 raise
@@ -106,8 +106,8 @@ def _capture(state: State, signal: CaptureFirst) -> None:
         drain.capture_rows(state, tracked, signal.keys, odd=signal.odd)
 
 
-def _accept(state: State, blob: bytes) -> int | None:
-    """Verify, merge and store one entry; returns its rows, or None when it was held already."""
+def accept_entry(state: State, blob: bytes) -> int | None:
+    """Verify, merge and store one entry in the caller's transaction; returns its rows, or None when it was held."""
     signed = entry.split(blob)
     item = entry.decode(signed.body)
     _authenticate(state, item, signed)
