@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from crdtlog import (
     accept,
-    catalog,
     check,
     drain,
     history,
@@ -32,10 +31,12 @@ from crdtlog.device import Device, Home
 from crdtlog.drain import Drained, Drainer
 from crdtlog.live import Live, each
 from crdtlog.log import Batch
+from crdtlog.mark import Mark
 from crdtlog.members import Member
 from crdtlog.membership import Newcomer
 from crdtlog.merge_check import Unmerged, unmerged
 from crdtlog.opening import file_time_ms, join_state, new_writer, open_state
+from crdtlog.reauthoring import reauthor
 from crdtlog.restore import Restored, restore_value
 from crdtlog.snapshot import Snapshot, snapshot
 from crdtlog.state import State
@@ -60,6 +61,7 @@ class Database:
         self._data_version = -1
         self._live: list[Live] = []
         self.home = home
+        self._mark = Mark(home, state.database)
 
     # --- identity -------------------------------------------------------------------------------------------------
 
@@ -291,9 +293,46 @@ class Database:
             return False
         self.drain_all()
         with state.transaction():
-            catalog.set_meta(state.connection, "writer", new_writer(state.device))
-            state.bump()
+            state.become(new_writer(state.device))
         return True
+
+    def confirm(self) -> int | None:
+        """Note outside of the file, durably, what of this device's log may be told to others from now on (R11).
+
+        Where others may know other entries under its numbers (a restored or copied file), goes on as a new writer, with
+        the entries that nobody can have: then, how many those are. Otherwise None.
+        """
+        state = self._state
+        state.refresh()
+        own = state.writer
+        if state.confirmed == (own.id, own.seq):
+            return None
+        if not self._mark.advance(own.id, own.head, self._holds):
+            return self.begin_anew()
+        state.confirmed = (own.id, own.seq)
+        return None
+
+    def begin_anew(self) -> int:
+        """Go on as a new writer, and write anew the own entries that nobody else can have (R11); returns how many.
+
+        What is captured is drained first, under the old name.
+        """
+        state = self._state
+        self.drain_all()
+        state.warm(state.tables.values())
+        with state.transaction():
+            return reauthor(state, self._drainer, state.confirmed_seq() + 1, new_writer(state.device))
+
+    def check_mark(self) -> None:
+        """Go on as a new writer if others may know more of this log than it holds."""
+        known, is_behind = self._mark.read(self.writer, self._holds)
+        self._state.confirmed = (self.writer, known)
+        if is_behind:
+            self.begin_anew()
+
+    def _holds(self, head: Head) -> bool:
+        log = self._state.log
+        return log.hash_of(self._state.writer.number, head.seq) == head.hash
 
     def data_changed(self) -> bool:
         """Whether another connection committed since this was last asked."""
@@ -471,7 +510,13 @@ def open_database(
     `KeysUnusable`.
     """
     where = Home.of(home)
-    return Database(open_state(Path(path).absolute(), where, name=name, create=create), where)
+    database = Database(open_state(Path(path).absolute(), where, name=name, create=create), where)
+    try:
+        database.check_mark()
+    except BaseException:
+        database.close()
+        raise
+    return database
 
 
 def adopt(

@@ -9,7 +9,7 @@ the rows to what they held after them. So they keep what they had seen, and the 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from crdtlog import accept, catalog, clock, entry, tracking
+from crdtlog import accept, clock, entry, tracking
 from crdtlog.catalog import Tracked
 from crdtlog.connection import bindable, execute_rows, fetch
 from crdtlog.drain import Drainer, has_pending
@@ -35,8 +35,7 @@ def reauthor(state: State, drainer: Drainer, seq: int, writer: bytes) -> int:
     left = {item.seq: _left_by(state, item) for item in rewound if _again(state, item, own.id)}
     if found:
         rewind(state, found[0])
-    catalog.set_meta(state.connection, "writer", writer)
-    state.bump()
+    state.become(writer)
     for item in rewound:
         if item.writer != own.id:
             accept.accept_entry(state, item.signed)
