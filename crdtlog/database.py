@@ -48,6 +48,7 @@ from crdtlog.watch import Change, watch
 if TYPE_CHECKING:
     from pycrdt import Array, Doc, Map, Text
 
+_MOST_UNCONFIRMED = 10_000
 _CLOCK_TOLERANCE_MS = 5 * 60 * 1000
 
 
@@ -62,6 +63,8 @@ class Database:
         self._live: list[Live] = []
         self.home = home
         self._mark = Mark(home, state.database)
+        #: how many entries were written anew when the file was opened; None if its log went on as it was
+        self.written_anew: int | None = None
 
     # --- identity -------------------------------------------------------------------------------------------------
 
@@ -296,21 +299,30 @@ class Database:
             state.become(new_writer(state.device))
         return True
 
-    def confirm(self) -> int | None:
-        """Note outside of the file, durably, what of this device's log may be told to others from now on (R11).
+    def confirm(self) -> bool:
+        """Note outside of the file, durably, that this device's log may be told to others as it is now (R11).
 
-        Where others may know other entries under its numbers (a restored or copied file), goes on as a new writer, with
-        the entries that nobody can have: then, how many those are. Otherwise None.
+        False if others may know other entries under its numbers (a restored or copied file): then `begin_anew`.
         """
         state = self._state
         state.refresh()
         own = state.writer
         if state.confirmed == (own.id, own.seq):
-            return None
+            return True
         if not self._mark.advance(own.id, own.head, self._holds):
-            return self.begin_anew()
+            return False
         state.confirmed = (own.id, own.seq)
-        return None
+        return True
+
+    def unconfirmed(self) -> dict[int, bytes]:
+        """The hashes of this device's last entries that others cannot know, by sequence number."""
+        own = self._state.writer
+        return dict(
+            self._state.connection.execute(
+                "SELECT seq, hash FROM crdtlog__log WHERE writer = ? AND seq > ? ORDER BY seq DESC LIMIT ?",
+                (own.number, self._state.confirmed_seq(), _MOST_UNCONFIRMED),
+            )
+        )
 
     def begin_anew(self) -> int:
         """Go on as a new writer, and write anew the own entries that nobody else can have (R11); returns how many.
@@ -328,7 +340,7 @@ class Database:
         known, is_behind = self._mark.read(self.writer, self._holds)
         self._state.confirmed = (self.writer, known)
         if is_behind:
-            self.begin_anew()
+            self.written_anew = self.begin_anew()
 
     def _holds(self, head: Head) -> bool:
         log = self._state.log

@@ -51,12 +51,16 @@ PAUSED_RETRY_SECONDS = 30.0
 
 
 class Facts(NamedTuple):
-    """What a file holds after the last hold of its lock: log ends, members, its writer and epochs (current first)."""
+    """What a file holds after the last hold of its lock: log ends, members, its writer and epochs (current first).
+
+    `unconfirmed` are the hashes of own entries that others cannot know, if the file is in order.
+    """
 
     heads: Mapping[bytes, Head]
     members: tuple[Member, ...]
     writer: bytes
     epochs: Mapping[bytes, bytes]
+    unconfirmed: Mapping[int, bytes]
 
 
 class SharedFile:
@@ -183,6 +187,10 @@ class SharedFile:
                 if not step.more:
                     return rows
 
+    async def begin_anew(self) -> None:
+        """Go on as a new writer, as others may know other entries of our log than this file holds (R11)."""
+        self.on_problem(_anew(await self.hold(Database.begin_anew)))
+
     async def apply(
         self,
         signed: list[bytes],
@@ -237,6 +245,8 @@ class SharedFile:
 
     def start(self) -> None:
         """Begin to notice what others write into the file."""
+        if self._engine.written_anew is not None:
+            self.on_problem(_anew(self._engine.written_anew))
         self._tenders = [
             asyncio.create_task(self._forever(self._look), name=f"draining {self.path.name}"),
             asyncio.create_task(self._forever(self._write_held), name=f"noting in {self.path.name}"),
@@ -345,10 +355,20 @@ async def open_shared_file(path: Path, home: Home) -> SharedFile:
     return SharedFile(engine, executor, lock, facts, held)
 
 
+def _anew(count: int) -> str:
+    again = f" ({count} of its entries were written anew)" if count else ""
+    return (
+        f"the file was restored from a backup, or copied: its log goes on as a new one{again}, and what others still "
+        "have of the old one comes back"
+    )
+
+
 def _facts(engine: Database) -> Facts:
     epochs = engine.epochs()
     current = {engine.epoch: epochs[engine.epoch]}
-    return Facts(engine.heads(), tuple(engine.members()), engine.writer, current | epochs)
+    return Facts(
+        engine.heads(), tuple(engine.members()), engine.writer, current | epochs, engine.unconfirmed()
+    )
 
 
 def _recording(device: bytes, vector: Mapping[bytes, int]) -> Callable[[Database], None]:

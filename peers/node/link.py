@@ -12,7 +12,9 @@ import time
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
+from crdtlog.database import Database
 from crdtlog.errors import CrdtlogError, EntryRefused, Malformed, TablePaused, Temporary, TooLarge
+from crdtlog.log import Batch
 from crdtlog.versions import Head
 from peers import envelope
 from peers.node.files import SharedFile
@@ -156,6 +158,7 @@ class Link:
             writer=facts.writer,
             epochs=tuple(epochs),
             heads=facts.heads,
+            unconfirmed=facts.unconfirmed,
         )
 
         def seal(signed: bytes, *, epoch_id: bytes, salt: bytes, binding: bytes) -> bytes:
@@ -280,9 +283,15 @@ class Link:
 
     async def _fetch(self, fetch: Fetch) -> None:
         await self._has_room.wait()
-        batch = await self._file.run(
-            lambda engine: engine.entries_after(fetch.after_position, fetch.lacking, fetch.max_bytes)
-        )
+
+        def read(engine: Database) -> Batch | None:
+            batch = engine.entries_after(fetch.after_position, fetch.lacking, fetch.max_bytes)
+            return batch if engine.confirm() else None  # what is sent must be marked before (R11)
+
+        batch = await self._file.run(read)
+        if batch is None:
+            self._finish(Close("This file was restored from a backup, or copied.", False, Code.RESTORED))
+            return
         self._perform(self._session.fetched(batch.entries, batch.position, batch.end, time.time()))
 
     async def _apply(self, entries: tuple[bytes, ...]) -> None:

@@ -31,6 +31,8 @@ from peers.session.machine import Close, Code
 
 BAN_SECONDS = 30.0
 """A device that sent what it must not is not listened to for this long."""
+ANEW_SECONDS = 3600.0
+"""So often one device's word is enough to begin our log anew."""
 SIGHTING_SECONDS = 3.0
 """How long a sync waits for devices to be found on the local network."""
 FAREWELL_SECONDS = 1.0
@@ -83,6 +85,7 @@ class Sharing:
         self._claims: set[bytes] = set()
         self._running: set[Link] = set()
         self._banned: dict[bytes, tuple[float, str]] = {}
+        self._begun_anew: dict[bytes, float] = {}
         self._complaints: dict[str, str] = {}
         self._context: ssl.SSLContext | None = None
         self._greeted: dict[Link, Callable[[bytes], None]] = {}
@@ -273,7 +276,25 @@ class Sharing:
             self._dialer.links_changed()
             self._tell()
         self._note_end(link, ended, was_current)
+        if ended.code == Code.RESTORED and not ended.by_peer:
+            await self._begin_anew(link)
         return ended
+
+    async def _begin_anew(self, link: Link) -> None:
+        """Put our own log right; on one device's word alone not again and again, as each time begins another log."""
+        last = self._begun_anew.get(link.device)
+        if last is not None and time.monotonic() - last < ANEW_SECONDS:
+            self.problems[link.device] = (
+                "says again that our file was restored; that is believed once an hour"
+            )
+            return
+        self._begun_anew[link.device] = time.monotonic()
+        try:
+            await self.file.begin_anew()
+        except CrdtlogError as error:
+            self.say(sentences(error, error.hint))
+        for other in list(self._running):
+            other.stop("The log of this device begins anew.")  # what it was told of our old one holds no more
 
     def admit(self, link: Link) -> Close | None:
         """Refuse a device that is connected from another home already, or was dropped just now; see `Owner`."""

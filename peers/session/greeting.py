@@ -42,6 +42,7 @@ class Local:
     `place` tells a copied home from ourselves (1 to 64 bytes): HOME_BYTES that name machine and home directory, then
     random ones that nobody else has, not even a clone of this machine.
     `epochs` are the ids of the epochs whose secrets we hold, deepest first. `versions` are (lowest, highest).
+    `unconfirmed` are the hashes of those entries of our own log that others cannot know if the file is in order.
     """
 
     database: bytes
@@ -52,6 +53,7 @@ class Local:
     epochs: tuple[bytes, ...]
     heads: Mapping[bytes, Head] = field(default_factory=dict)
     versions: tuple[int, int] = (VERSION, VERSION)
+    unconfirmed: Mapping[int, bytes] = field(default_factory=dict)
 
 
 def home_of(place: bytes) -> bytes:
@@ -114,8 +116,12 @@ def judge(me: Local, peer: bytes, mine: Hello, theirs: Hello, heads: Mapping[byt
         raise _ourselves(me, theirs)
     if theirs.writer[: len(peer)] != peer:
         raise violation("its Hello names a writer of another device", Code.IDENTITY)
-    _check_fork(mine.heads, theirs)
-    _check_fork(heads, theirs)
+    _check_fork(mine.heads, theirs, me.writer)
+    _check_fork(heads, theirs, me.writer)
+    told = theirs.heads.get(me.writer)
+    own = me.unconfirmed.get(told.seq) if told else None
+    if told and own is not None and own[:HEAD_HASH_BYTES] != told.hash:
+        raise _restored(me.writer, told.seq, f"another entry {told.seq} of this device's log")
     head = heads.get(me.writer)
     check_not_restored(me.writer, head.seq if head else 0, {w: seen.seq for w, seen in theirs.heads.items()})
 
@@ -129,12 +135,12 @@ def check_not_restored(writer: bytes, own_seq: int, held: Mapping[bytes, int]) -
     seq = held.get(writer, 0)
     if seq <= own_seq:
         return
-    reason = (
-        "This file seems to be restored from a backup: "
-        f"the other device holds entry {seq} of this device's log, which ends here at {own_seq}."
-    )
-    hint = "Keep this file as it is, and join the database again under a new file."
-    raise SessionEnds(Close(reason, True, Code.RESTORED, hint, writer=writer, seq=seq))
+    raise _restored(writer, seq, f"entry {seq} of this device's log, which ends here at {own_seq}")
+
+
+def _restored(writer: bytes, seq: int, what: str) -> SessionEnds:
+    reason = f"This device's file was restored from a backup, or copied: the other device holds {what}."
+    return SessionEnds(Close(reason, False, Code.RESTORED, writer=writer, seq=seq))
 
 
 def _ourselves(me: Local, theirs: Hello) -> SessionEnds:
@@ -145,13 +151,20 @@ def _ourselves(me: Local, theirs: Hello) -> SessionEnds:
     return SessionEnds(Close(reason, True, Code.COPIED_HOME, hint))
 
 
-def _check_fork(heads: Mapping[bytes, Head] | Mapping[bytes, HeadSeen], theirs: Hello) -> None:
+def _check_fork(
+    heads: Mapping[bytes, Head] | Mapping[bytes, HeadSeen], theirs: Hello, own_writer: bytes
+) -> None:
     for writer, seen in theirs.heads.items():
         own = heads.get(writer)
-        if own is not None and own.seq == seen.seq and own.hash[:HEAD_HASH_BYTES] != seen.hash:
-            reason = f"Log {writer.hex()} is forked: its entry {seen.seq} differs between the two devices."
-            hint = f"Device {writer[:16].hex()} was copied or restored; compare both with `crdtlog verify`."
-            raise SessionEnds(Close(reason, True, Code.FORK, hint, writer=writer, seq=seen.seq))
+        if own is None or own.seq != seen.seq or own.hash[:HEAD_HASH_BYTES] == seen.hash:
+            continue
+        if writer == own_writer:
+            raise _restored(writer, seen.seq, f"another entry {seen.seq} of this device's log")
+        reason = f"Log {writer.hex()} is forked: its entry {seen.seq} differs between the two devices."
+        hint = f"Device {writer[:16].hex()} was copied or restored; compare both with `crdtlog verify`."
+        # The other device puts its own log right, and comes again.
+        permanent = writer != theirs.writer
+        raise SessionEnds(Close(reason, permanent, Code.FORK, hint, writer=writer, seq=seen.seq))
 
 
 def _range(versions: tuple[int, int]) -> str:

@@ -161,7 +161,7 @@ def test_a_file_restored_from_a_backup_is_found_out(told_by: str) -> None:
         effects = script.open().say(Entries((script.item(2, writer=own),)))
 
     close = closes(effects)
-    assert (close.code, close.permanent, close.writer, close.seq) == ("restored", True, own, 2)
+    assert (close.code, close.permanent, close.writer, close.seq) == ("restored", False, own, 2)
 
 
 def test_a_peer_that_holds_an_entry_we_wrote_a_moment_ago_is_no_sign_of_a_backup() -> None:
