@@ -307,11 +307,11 @@ class Database:
         state = self._state
         state.refresh()
         own = state.writer
-        if state.confirmed == (own.id, own.seq):
-            return True
-        if not self._mark.advance(own.id, own.head, self._holds):
-            return False
-        state.confirmed = (own.id, own.seq)
+        if state.confirmed != (own.id, own.seq):
+            known = self._mark.advance(own.id, self._hash_of, self._hashes_behind)
+            if known is None:
+                return False
+            state.confirmed = (own.id, known)
         return True
 
     def unconfirmed(self) -> dict[int, bytes]:
@@ -320,7 +320,7 @@ class Database:
         return dict(
             self._state.connection.execute(
                 "SELECT seq, hash FROM crdtlog__log WHERE writer = ? AND seq > ? ORDER BY seq DESC LIMIT ?",
-                (own.number, self._state.confirmed_seq(), _MOST_UNCONFIRMED),
+                (own.number, self._state.confirmed_seq, _MOST_UNCONFIRMED),
             )
         )
 
@@ -332,19 +332,23 @@ class Database:
         state = self._state
         self.drain_all()
         state.warm(state.tables.values())
+        known, _ = self._mark.read(self.writer, self._hash_of)
         with state.transaction():
-            return reauthor(state, self._drainer, state.confirmed_seq() + 1, new_writer(state.device))
+            return reauthor(state, self._drainer, known + 1, new_writer(state.device))
 
     def check_mark(self) -> None:
         """Go on as a new writer if others may know more of this log than it holds."""
-        known, is_behind = self._mark.read(self.writer, self._holds)
+        known, is_behind = self._mark.read(self.writer, self._hash_of)
         self._state.confirmed = (self.writer, known)
         if is_behind:
             self.written_anew = self.begin_anew()
 
-    def _holds(self, head: Head) -> bool:
-        log = self._state.log
-        return log.hash_of(self._state.writer.number, head.seq) == head.hash
+    def _hash_of(self, seq: int) -> bytes | None:
+        return self._state.log.hash_of(self._state.writer.number, seq)
+
+    def _hashes_behind(self, seq: int) -> list[bytes]:
+        sql = "SELECT hash FROM crdtlog__log WHERE writer = ? AND seq > ? ORDER BY seq"
+        return [digest for (digest,) in self._state.connection.execute(sql, (self._state.writer.number, seq))]
 
     def data_changed(self) -> bool:
         """Whether another connection committed since this was last asked."""

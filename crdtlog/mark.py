@@ -1,103 +1,138 @@
 """What of its own log a device may have told others: a mark outside of the file, in its home (R11).
 
-Before an own entry is sent, the log's end is written to the mark, durably. A file whose log ends behind its mark is
-normal. A log that does not hold the mark's entry is a restored or copied file's: others may know other entries under
+Before own entries are sent, their hashes are appended to the mark, durably. A log that goes on behind its mark is
+normal. One that does not hold what the mark names is a restored or copied file's: others may know other entries under
 its numbers, so it must go on as a new writer. Copies of one file that one home opens share the mark, so that of two
 that write apart only the first goes on.
+
+One file for each writer: for each of its entries, from the first on, the first 8 bytes of its hash, and a checksum of
+these and its number.
 """
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from crdtlog.device import Home, private_directory, read_private, write_private
-from crdtlog.entry import HASH_BYTES
-from crdtlog.errors import KeysUnusable, Malformed
-from crdtlog.values import pack, unpack
-from crdtlog.versions import MAX_SEQ, WRITER_BYTES, Head
+from crdtlog.device import Home, private_directory
+from crdtlog.errors import KeysUnusable
 
-_MAX_BYTES = 1 << 20
-#: Writers of this device whose marks are kept, the last ones that sent something; and how many marks of each.
-_MOST = 500
-_TRAIL = 16
-
-
-Fits = Callable[[Head], bool]
-"""Whether a log holds an entry."""
+_HASH_BYTES = 8
+_BYTES = _HASH_BYTES + 4
 
 
 class Mark:
-    """The mark of one database in one home."""
+    """The mark of one database in one home. `hash_of` tells the hash of an entry of a log by its number, if held."""
 
     def __init__(self, home: Home, database: bytes) -> None:
         self._home = home
-        self._name = f"{database.hex()}.mark"
+        self._database = database.hex()
 
-    def read(self, writer: bytes, fits: Fits) -> tuple[int, bool]:
-        """The last entry of a writer's log that others may know (0: none), and whether they may know others than it.
+    def read(self, writer: bytes, hash_of: Callable[[int], bytes | None]) -> tuple[int, bool]:
+        """How many entries of a writer's log others may know, and whether they may know others than those.
 
         Raises `KeysUnusable` if the mark cannot be read.
         """
-        trail = self._marks().get(writer, [])
-        known = next((head.seq for head in reversed(trail) if fits(head)), 0)
-        return known, bool(trail) and known != trail[-1].seq
+        path = self._path(writer)
+        if not path.exists():
+            return 0, False
+        with self._locked(path) as (file, last):
+            # Each entry names the one before it: a log that holds one of these holds all before it.
+            low, high = 0, last
+            while low < high:
+                middle = (low + high + 1) // 2
+                if _read(file, path, middle) == _start(hash_of(middle)):
+                    low = middle
+                else:
+                    high = middle - 1
+            return low, low < last
 
-    def advance(self, writer: bytes, head: Head, fits: Fits) -> bool:
-        """Have the mark stand at the log's end, durable on return; False if others may know another entry."""
-        with self._locked():
-            marks = self._marks()
-            trail = marks.pop(writer, [])
-            if trail and not fits(trail[-1]):
-                return False
-            if not trail or trail[-1] != head:
-                marks[writer] = [*trail, head][-_TRAIL:]
-                items = [[name, list(map(list, some))] for name, some in list(marks.items())[-_MOST:]]
-                write_private(self._path, pack(items))
-            return True
+    def advance(
+        self,
+        writer: bytes,
+        hash_of: Callable[[int], bytes | None],
+        behind: Callable[[int], Sequence[bytes]],
+    ) -> int | None:
+        """Have the mark stand at a log's end, durable on return; None if others may know another entry.
 
-    @property
-    def _path(self) -> Path:
-        return private_directory(self._home.state / "marks") / self._name
+        `behind` gives the hashes of the entries behind a number. Returns how many entries others may know now.
+        """
+        path = self._path(writer)
+        with self._locked(path) as (file, last):
+            if last and _read(file, path, last) != _start(hash_of(last)):
+                return None
+            news = behind(last)
+            if news:
+                _write(
+                    file, b"".join(map(_record, range(last + 1, last + 1 + len(news)), news)), last * _BYTES
+                )
+                os.fsync(file)
+            return last + len(news)
 
-    def _marks(self) -> dict[bytes, list[Head]]:
-        try:
-            return _decoded(unpack(read_private(self._path, _MAX_BYTES)))
-        except FileNotFoundError:
-            return {}
-        except Malformed:
-            raise KeysUnusable(
-                f"{self._path} is damaged",
-                "It tells what this device has sent. Delete it only if the database was not restored from a backup.",
-            ) from None
+    def _path(self, writer: bytes) -> Path:
+        private_directory(self._home.state / "marks")
+        return private_directory(self._home.state / "marks" / self._database) / writer.hex()
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Alone with the mark, among the processes of this home."""
-        descriptor = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def _locked(self, path: Path) -> Iterator[tuple[int, int]]:
+        """The mark's file, locked against other processes of this home, and how many entries it names.
+
+        What a crash left of an entry is written over.
+        """
+        is_new = not path.exists()
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise KeysUnusable(
+                f"{path} cannot be opened: {error.strerror}",
+                "It tells what this device has sent: make it readable.",
+            ) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if is_new:
+                _sync_directory(path.parent)
+            last = os.fstat(file).st_size // _BYTES
+            while last and not _is_whole(os.pread(file, _BYTES, (last - 1) * _BYTES), last):
+                last -= 1
+            yield file, last
         finally:
-            os.close(descriptor)
+            os.close(file)
 
 
-def _decoded(items: object) -> dict[bytes, list[Head]]:
-    if not isinstance(items, list):
-        raise Malformed("marks are an array")
-    marks: dict[bytes, list[Head]] = {}
-    for item in items:
-        match item:
-            case [bytes(writer), [*trail]] if len(writer) == WRITER_BYTES:
-                marks[writer] = [_head(head) for head in trail]
-            case _:
-                raise Malformed("marks are of writers")
-    return marks
+def _start(digest: bytes | None) -> bytes:
+    return b"" if digest is None else digest[:_HASH_BYTES]
 
 
-def _head(item: object) -> Head:
-    match item:
-        case [int(seq), bytes(digest)] if 0 < seq <= MAX_SEQ and len(digest) == HASH_BYTES:
-            return Head(seq, digest)
-    raise Malformed("a mark is a sequence number and a hash")
+def _record(seq: int, digest: bytes) -> bytes:
+    return digest[:_HASH_BYTES] + zlib.crc32(digest[:_HASH_BYTES], seq).to_bytes(4, "big")
+
+
+def _is_whole(record: bytes, seq: int) -> bool:
+    return record == _record(seq, record)
+
+
+def _read(file: int, path: Path, seq: int) -> bytes:
+    record = os.pread(file, _BYTES, (seq - 1) * _BYTES)
+    if not _is_whole(record, seq):
+        raise KeysUnusable(
+            f"{path} is damaged",
+            "It tells what this device has sent. Delete it only if the database was not restored from a backup.",
+        )
+    return record[:_HASH_BYTES]
+
+
+def _write(file: int, data: bytes, at: int) -> None:
+    left = memoryview(data)
+    while left:
+        written = os.pwrite(file, left, at)
+        left, at = left[written:], at + written
+
+
+def _sync_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

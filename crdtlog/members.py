@@ -166,7 +166,6 @@ def record_held(state: State, device: bytes, vector: Mapping[bytes, int]) -> Non
         [(device, numbers[writer], seq) for writer, seq in vector.items() if writer in numbers],
     )
     state.connection.execute("UPDATE crdtlog__device SET seen_ms = ? WHERE id = ?", (state.now_ms(), device))
-    state.note_confirmed()
 
 
 def held(state: State) -> dict[bytes, dict[bytes, int]]:

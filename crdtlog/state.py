@@ -60,7 +60,7 @@ class State:
         self.tables: dict[bytes, Tracked] = {}
         self.log = Log(connection)
         self.undone = 0
-        #: a writer of this device, and its last entry that others may know; see `mark`
+        #: a writer of this device, and how many of its entries others may know; see `mark`
         self.confirmed = (b"", 0)
         self._generation: object = None
         self._position = -1
@@ -195,20 +195,13 @@ class State:
     def become(self, writer: bytes) -> None:
         """Go on as another writer, inside the caller's transaction."""
         catalog.set_meta(self.connection, "writer", writer)
-        catalog.set_meta(self.connection, "confirmed", 0)
         self.bump()
 
+    @property
     def confirmed_seq(self) -> int:
-        """The last entry of the own log that others may know, as far as this file and this process know."""
+        """The last entry of the own log that others may know."""
         writer, seq = self.confirmed
-        stored = cast(int | None, catalog.get_meta(self.connection, "confirmed")) or 0
-        return max(stored, seq) if writer == self.writer.id else stored
-
-    def note_confirmed(self) -> None:
-        """Remember that in the file, inside the caller's transaction."""
-        seq = self.confirmed_seq()
-        if seq != catalog.get_meta(self.connection, "confirmed"):
-            catalog.set_meta(self.connection, "confirmed", seq)
+        return seq if writer == self.writer.id else 0
 
     @property
     def epoch(self) -> bytes:
@@ -322,7 +315,6 @@ class State:
             entry.compress(raw),
         )
         signed = entry.sign(item, self.device)
-        self.note_confirmed()
         self.log.append(item, signed, own, received_ms=now, rows=rows, summary=summary)
         return signed
 

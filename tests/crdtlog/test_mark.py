@@ -1,7 +1,6 @@
 """Restored and copied files: no number is used twice, the tail comes back, and what was written here is kept (R11)."""
 
 import shutil
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -170,21 +169,61 @@ def test_what_was_told_is_told_once_though_the_file_does_not_say_so(
     assert rows_of(one) == [("k", "first", 111)]
 
 
-@pytest.mark.parametrize("damage", [b"", b"junk", b"\x91\x92\xc4\x02ab\x90"])
-def test_a_damaged_mark_is_told_and_nothing_changed(
-    world: World, two: tuple[Database, Database], damage: bytes
+def mark_of(world: World, db: Database) -> Path:
+    (found,) = (world.home("one").state / "marks" / db.id.hex()).glob(db.writer.hex())
+    return found
+
+
+def test_a_damaged_mark_is_told_and_nothing_changed(world: World, two: tuple[Database, Database]) -> None:
+    one, _ = two
+    mark = mark_of(world, one)
+    assert mark.stat().st_mode & 0o777 == 0o600
+    backup = copy(one, world.directory / "backup.db")
+    write_apart([one], "UPDATE t SET v = 1")
+    told(one)
+    good = mark.read_bytes()
+    mark.write_bytes(bytes(len(good) - 12) + good[-12:])
+    with pytest.raises(KeysUnusable, match="damaged"):
+        restore(world, "one", backup)
+    mark.write_bytes(good)
+    one = restore(world, "one", backup)
+    assert rows_of(one) == [("k", "first", 1)]
+
+
+@pytest.mark.parametrize("left", [b"\1", bytes(12), bytes(1_000), b"\xff" * 30])
+def test_what_a_crash_left_behind_the_mark_is_written_over(
+    world: World, two: tuple[Database, Database], left: bytes
 ) -> None:
     one, _ = two
-    (mark,) = (world.home("one").state / "marks").glob("*.mark")
-    assert mark.stat().st_mode & 0o777 == 0o600
-    good = mark.read_bytes()
-    mark.write_bytes(damage)
-    one.close()
-    with pytest.raises(KeysUnusable, match="damaged"):
-        world.reopen("one")
-    mark.write_bytes(good)
+    mark, writer = mark_of(world, one), one.writer
+    before = mark.read_bytes()
+    mark.write_bytes(before + left)
     one = world.reopen("one")
-    assert rows_of(one) == [("k", "first", 1)]
+    assert one.writer == writer
+    write_apart([one], "UPDATE t SET v = 1")
+    write_apart([one], "UPDATE t SET v = 2")
+    told(one)
+    assert mark.read_bytes()[: len(before) + 24] == before + mark.read_bytes()[len(before) :][:24]
+    one = world.reopen("one")
+    assert one.writer == writer and one.confirm()
+
+
+def test_an_old_backup_is_the_beginning_of_what_was_told(
+    world: World, two: tuple[Database, Database]
+) -> None:
+    """Whatever was told since, nothing that the backup holds is written anew: a step would count twice."""
+    one, other = two
+    write_apart([one], "UPDATE t SET n = n + 10")
+    backup = copy(one, world.directory / "backup.db")
+    for _ in range(40):
+        write_apart([one], "UPDATE t SET n = n + 100")
+        told(one)
+    send(one, other)
+    one = restore(world, "one", backup)
+    assert one.written_anew == 0
+    sync_all([one, other])
+    assert_converged([one, other], ["t"])
+    assert rows_of(one) == [("k", "first", 4011)]
 
 
 def test_the_mark_is_durable_before_anything_is_told(
@@ -197,19 +236,9 @@ def test_the_mark_is_durable_before_anything_is_told(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("crdtlog.mark.write_private", full)
+        patch.setattr("crdtlog.mark._write", full)
         with pytest.raises(OSError, match="space"):
             one.confirm()
     writer = one.writer
     assert one.confirm()
     assert one.writer == writer
-
-
-def test_an_sqlite_file_says_what_it_needs(world: World, two: tuple[Database, Database]) -> None:
-    """What may have been told is in the file as soon as anything is written after it."""
-    one, _ = two
-    before = one.heads()[one.writer].seq
-    write_apart([one], "UPDATE t SET v = 1")
-    with sqlite3.connect(one.path) as connection:
-        stored = connection.execute("SELECT value FROM crdtlog__meta WHERE name = 'confirmed'").fetchone()
-    assert stored == (before,)
