@@ -1,0 +1,585 @@
+"""What happens when admins disagree, and when somebody lies: one case at a time."""
+
+from crdtlog.membership import Add, Founding, Graph, Recover, Remove, Role, Rotate, Seen
+from crdtlog.membership.graph import MAX_RECORDS, Record
+from tests.crdtlog.membergroup import (
+    KEY,
+    Peer,
+    applicable,
+    device,
+    founded,
+    graph_of,
+    logs_of,
+    made,
+    meet,
+    newcomer,
+    picture,
+    sign,
+    vector,
+    verify,
+    writer,
+)
+
+
+def roles(peer: Peer) -> dict[str, str | None]:
+    return {standing.newcomer.name: standing.role for standing in peer.state().members.values()}
+
+
+def agree(*peers: Peer) -> None:
+    first, *others = [picture(peer.state()) for peer in peers]
+    assert all(other == first for other in others)
+    assert all(peer.applied == peers[0].applied for peer in peers)
+
+
+def test_a_founder_adds_others_and_changes_what_they_may() -> None:
+    a, b = founded("a", "b", roles={"b": "reader"})
+    assert not b.state().may_write((b.log, 1), b.applied)
+
+    a.write(Role(b.device, "writer"))
+    meet(a, b)
+
+    assert b.state().may_write((b.log, 1), b.applied)
+    assert roles(a) == roles(b) == {"a": "admin", "b": "writer"}
+    assert a.state().members[b.device].added_by == a.device
+    assert a.state().members[a.device].added_by is None
+
+
+def test_two_admins_remove_one_another() -> None:
+    a, b, c = founded("a", "b", "c")
+    a.write(Remove(b.device))
+    b.write(Remove(a.device))
+
+    meet(a, b, c)
+
+    assert roles(c) == {"a": None, "b": None, "c": "admin"}
+    assert picture(a.state()) == picture(b.state()) == picture(c.state())
+
+
+def test_two_admins_remove_one_another_after_writing_what_nobody_else_had() -> None:
+    """A removal takes effect even behind entries that do not count; they do not begin to count by it."""
+    a, b, c = founded("a", "b", "c")
+    for one, other in ((a, b), (b, a)):
+        one.write()
+        one.write(Remove(other.device))
+
+    c.receive([*a.held.values(), *b.held.values()])
+    c.write()
+
+    assert roles(c) == {"a": None, "b": None, "c": "admin"}
+    assert c.applied[a.log] == 3 and b.log not in c.applied
+
+
+def test_three_admins_remove_one_another_in_a_circle() -> None:
+    a, b, c, d = founded("a", "b", "c", "d", roles={"d": "reader"})
+    for one, other in ((a, b), (b, c), (c, a)):
+        one.write(Remove(other.device))
+
+    meet(d, a, b, c)
+
+    assert roles(d) == {"a": None, "b": None, "c": None, "d": "reader"}
+
+
+def test_what_a_removed_device_wrote_before_counts_and_what_it_wrote_apart_does_not() -> None:
+    a, b, c = founded("a", "b", "c")
+    early = b.write()
+    meet(a, b, c)
+    a.write(Remove(b.device))
+    late = b.write()
+
+    meet(a, b, c)
+
+    found = c.state()
+    assert applicable(found, early) and not applicable(found, late)
+    assert found.cuts[b.log] == early.seq
+    assert b.applied[b.log] == early.seq  # put aside by its own author too
+    assert found.members[b.device].removed_by == a.device
+
+
+def test_what_a_member_had_before_it_learned_of_a_removal_counts_for_all() -> None:
+    a, b, c = founded("a", "b", "c", roles={"c": "reader"})
+    a.write(Remove(b.device))
+    late = b.write()
+    b.sync(c)
+    assert applicable(c.state(), late)
+
+    meet(a, c)
+
+    assert any(entry.content == Seen() for entry in a.held.values())
+    assert a.applied[b.log] == late.seq
+    agree(a, c)
+
+
+def test_an_honest_entry_whose_context_passes_a_cut_does_not_wait_for_ever() -> None:
+    a, b, c, d = founded("a", "b", "c", "d")
+    late = b.write()
+    b.sync(c)
+    on_top = c.write()
+    a.write(Remove(b.device))
+    a.sync(d)
+
+    d.receive([late])
+    assert late.dot in d.held and late.writer not in d.applied
+    d.receive([on_top])
+
+    assert d.applied[b.log] == late.seq and d.applied[c.log] == on_top.seq
+
+
+def test_two_removed_devices_that_vouch_for_one_another_vouch_for_nothing() -> None:
+    a, b, c, d = founded("a", "b", "c", "d")
+    known = dict(d.applied)
+    a.write(Remove(b.device))
+    a.write(Remove(c.device))
+    meet(a, d)
+    one = b.forge(None, known)
+    c.receive([one])
+    two = c.forge(Seen(), {**known, b.log: 1})
+    b.receive([two])
+    three = b.forge(None, {**known, c.log: 1})
+
+    meet(a, d, b, c)
+
+    assert not any(applicable(a.state(), entry) for entry in (one, two, three))
+    agree(a, d)
+
+
+def test_a_removal_by_a_removed_admin_counts_but_vouches_for_nobody_else() -> None:
+    a, b, c, d = founded("a", "b", "c", "d")
+    known = dict(d.applied)
+    a.write(Remove(b.device))
+    a.write(Remove(c.device))
+    meet(a, d)
+    mole = c.forge(Add(newcomer("mole")), known)
+    b.receive([mole])
+    b.forge(Remove(c.device), {**known, c.log: 1})
+    b.forge(Remove(d.device), known)
+
+    a.sync(b)
+
+    assert roles(a) == {"a": "admin", "b": None, "c": None, "d": None}
+
+
+def test_a_device_added_by_a_removed_admin_counts_if_a_member_had_taken_it_in() -> None:
+    a, b, c, d = founded("a", "b", "c", "d", roles={"c": "reader", "d": "reader"})
+    a.write(Remove(b.device))
+    b.write(Add(newcomer("e", "writer")))
+    e = Peer("e", b.database)
+    e.sync(b)
+    e.write()
+    a.sync(d)
+
+    d.sync(e)
+    a.sync(d)
+    assert (
+        roles(a) == roles(d) == {"a": "admin", "b": None, "c": "reader", "d": "reader"}
+    )  # nobody had it in time
+    c.receive(b.held.values())
+    c.receive(e.held.values())
+    c.receive(a.held.values())
+    meet(c, a)
+
+    assert roles(a) == {"a": "admin", "b": None, "c": "reader", "d": "reader", "e": "writer"}
+    assert a.applied[e.log] == 1
+    agree(a, c)
+
+
+def test_devices_that_only_a_late_admission_let_in_cannot_vouch_for_it_or_let_others_in() -> None:
+    a, b, c = founded("a", "b", "c")
+    known = dict(c.applied)
+    a.write(Remove(b.device))
+    meet(a, c)
+    mole = b.forge(Add(newcomer("mole")), known)
+    m = Peer("mole", b.database, dict(b.held), {})
+    second = m.forge(Add(newcomer("second")), {**known, mole.writer: mole.seq})
+    m.forge(Role(c.device, "reader"), vector([second]))
+
+    meet(c, a, b, m)
+
+    assert set(roles(a)) == {"a", "b", "c"}
+    assert "admission does not count" in str(a.state().why_not(second.dot))
+
+
+def test_a_removed_admin_that_changes_another_after_letting_it_in_again_changes_nothing() -> None:
+    """To speak of a device as a member is not to make it one."""
+    a, b, c, z = founded("a", "b", "c", "z")
+    a.write(Remove(z.device))
+    meet(a, b, c)
+    known = dict(c.applied)
+    a.write(Remove(b.device))
+    meet(a, c)
+    again = b.forge(Add(newcomer("z")), known, 1)
+    b.forge(Role(z.device, "writer"), vector([again]), 2)
+
+    meet(a, c, b)
+
+    assert roles(a) == {"a": "admin", "b": None, "c": "admin", "z": None}
+
+
+def test_an_admin_made_a_writer_cannot_go_on_letting_devices_in() -> None:
+    a, b, c = founded("a", "b", "c")
+    known = dict(c.applied)
+    a.write(Role(b.device, "writer"))
+    meet(a, c)
+    data = b.forge(None, known)
+    b.forge(Add(newcomer("mole")), known)
+    behind = b.forge(None, known)
+
+    meet(a, c, b)
+
+    assert set(roles(a)) == {"a", "b", "c"}
+    found = a.state()
+    assert applicable(found, data) and not applicable(found, behind)
+    agree(a, c)
+
+
+def test_what_a_demoted_device_wrote_offline_stays_out_and_it_goes_on_as_a_new_writer() -> None:
+    a, b, c = founded("a", "b", "c")
+    offline = b.write()
+    a.write(Role(b.device, "reader"))
+    meet(a, b, c)
+    assert not applicable(a.state(), offline)
+
+    b.write(Seen())
+
+    assert b.number == 2
+    meet(a, b, c)
+    assert a.applied[b.log] == 1
+    assert not a.state().may_write((b.log, 2), b.applied)
+    agree(a, b, c)
+
+
+def test_a_demoted_device_may_write_again_once_it_is_a_writer_again() -> None:
+    a, b = founded("a", "b")
+    offline = b.write()
+    a.write(Role(b.device, "reader"))
+    a.write(Role(b.device, "writer"))
+    meet(a, b)
+
+    fresh = b.write()
+
+    meet(a, b)
+    assert b.number == 2 and applicable(a.state(), fresh) and not applicable(a.state(), offline)
+    assert not applicable(a.state(), made(writer("b"), 2, b.applied, None))  # the old log stays cut
+    agree(a, b)
+
+
+def test_a_device_comes_back_with_a_new_log_and_its_old_one_stays_cut() -> None:
+    a, b, c = founded("a", "b", "c", roles={"b": "writer"})
+    known = dict(c.applied)
+    a.write(Remove(b.device))
+    late = b.forge(None, known)
+    meet(a, c, b)
+    assert a.add("b", "writer") is not None
+    meet(a, c, b)
+
+    fresh = b.write()
+    old = b.forge(None, a.applied, 1)
+
+    meet(a, c, b)
+    found = c.state()
+    assert fresh.writer == writer("b", 2) and applicable(found, fresh)
+    assert not applicable(found, late) and not applicable(found, old)
+    assert roles(c)["b"] == "writer"
+    agree(a, b, c)
+
+
+def test_adding_a_member_again_changes_nothing() -> None:
+    a, b, c = founded("a", "b", "c")
+    assert a.add("b") is None
+
+    b.forge(Add(newcomer("c", "reader")._replace(name="renamed")), b.applied)
+
+    meet(a, b, c)
+    assert roles(a) == {"a": "admin", "b": "admin", "c": "admin"}
+    agree(a, b, c)
+
+
+def test_two_admins_let_in_one_device_with_two_names_and_roles() -> None:
+    a, b, c = founded("a", "b", "c")
+    one = a.write(Add(newcomer("e", "writer")))
+    two = b.write(Add(newcomer("e", "reader")._replace(name="other")))
+
+    meet(a, b, c)
+
+    standing = a.state().members[device("e")]
+    lowest = min((one, two), key=lambda entry: entry.hash)
+    assert isinstance(lowest.content, Add) and standing.newcomer == lowest.content.newcomer
+    assert standing.role == "reader"
+    ((_, said),) = a.state().conflicts
+    assert {(author, role) for _, author, role in said} == {(a.device, "writer"), (b.device, "reader")}
+    agree(a, b, c)
+
+
+def test_of_concurrent_roles_the_lowest_counts_and_people_are_told() -> None:
+    a, b, c = founded("a", "b", "c")
+    a.write(Role(c.device, "reader"))
+    b.write(Role(c.device, "writer"))
+
+    meet(a, b, c)
+
+    assert roles(a)["c"] == "reader"
+    assert [conflict.device for conflict in a.state().conflicts] == [c.device]
+    a.write(Role(c.device, "writer"))
+    meet(a, b, c)
+    assert roles(c)["c"] == "writer" and not c.state().conflicts
+
+
+def test_a_device_that_leaves_takes_nothing_back() -> None:
+    a, b, c = founded("a", "b", "c", roles={"b": "reader", "c": "writer"})
+    early = c.write()
+    c.write(Remove(c.device))
+    b.write(Remove(b.device))
+    c.forge(None, vector([early]))
+
+    meet(a, b, c)
+
+    assert roles(a) == {"a": "admin", "b": None, "c": None}
+    assert applicable(a.state(), early) and a.applied[c.log] == 2
+
+
+def test_the_last_admin_leaves_and_a_device_recovers() -> None:
+    a, b = founded("a", "b", roles={"b": "writer"})
+    a.write(Remove(a.device))
+    meet(a, b)
+    assert "admin" not in roles(b).values()
+
+    b.recover()
+    b.write()
+
+    meet(b, a)
+    assert roles(b) == roles(a) == {"a": None, "b": "admin"}
+
+
+def test_a_device_that_was_no_member_recovers() -> None:
+    a, b = founded("a", "b")
+    new = Peer("new", a.database, dict(a.held), dict(a.applied))
+
+    new.recover()
+    new.write(Remove(a.device))
+
+    meet(new, b)
+    assert roles(b) == {"a": None, "b": "admin", "new": "admin"}
+    assert b.state().members[new.device].added_by == new.device
+
+
+def test_who_recovers_is_not_put_out_by_what_admins_said_before_they_knew() -> None:
+    a, b, c = founded("a", "b", "c")
+    known = dict(c.applied)
+    a.write(Remove(b.device))
+    meet(a, c)
+    b.forge(None, known)
+    b.forge(Remove(c.device), known)
+    b.forge(Remove(a.device), known)
+    meet(a, c, b)
+    assert roles(c) == {"a": None, "b": None, "c": None}
+
+    c.recover()
+    b.forge(Remove(c.device), known, 7)
+    c.sync(b)
+    assert roles(c) == {"a": None, "b": None, "c": "admin"}
+    assert c.add("a") is not None
+    b.forge(Remove(a.device), known, 8)
+    meet(c, b, a)
+
+    a.write()
+    meet(c, a)
+    assert roles(c) == roles(a) == {"a": "admin", "b": None, "c": "admin"}
+    agree(a, c)
+
+
+def test_a_removal_that_knows_of_a_readmission_counts() -> None:
+    a, b, c = founded("a", "b", "c")
+    a.write(Remove(b.device))
+    assert a.add("b") is not None
+    meet(a, b, c)
+
+    c.write(Remove(b.device))
+
+    meet(c, a)
+    assert roles(a)["b"] is None
+
+
+def test_recoveries_that_are_none() -> None:
+    a, _b, c = founded("a", "b", "c", roles={"c": "reader"})
+    known = dict(a.applied)
+    true = c.recover()
+    assert isinstance(true.content, Recover)
+    graph = graph_of(a.database, a.held.values())
+    message = b"something else"
+
+    def refused(log: bytes, seq: int, context: dict[bytes, int], content: Recover) -> bool:
+        entry = made(log, seq, context, content)
+        return graph.refusal(entry.record) is not None  # type: ignore[arg-type]
+
+    assert not refused(true.writer, 1, known, true.content)
+    assert refused(true.writer, 1, known, Recover(newcomer("c"), sign(KEY, message)))
+    assert refused(true.writer, 2, known, true.content)
+    assert refused(writer("c", 9), 1, known, true.content)  # signed for another log
+    assert refused(true.writer, 1, {**known, a.log: 1}, true.content)  # signed after another past
+    assert refused(writer("b", 2), 1, known, true.content)  # of another device
+
+
+def test_a_database_without_recovery_key_knows_no_recovery() -> None:
+    a, _b = founded("a", "b", recovery=None)
+
+    assert (
+        graph_of(a.database, a.held.values()).refusal(
+            made(writer("b", 2), 1, a.applied, None)
+            ._replace(content=Recover(newcomer("b"), sign(KEY, b"")))
+            .record
+        )
+        is not None
+    )  # type: ignore[arg-type]
+
+
+def test_records_of_those_who_may_not_say_so_are_refused() -> None:
+    a, b, _c = founded("a", "b", "c", roles={"b": "writer", "c": "reader"})
+    graph = graph_of(a.database, a.held.values())
+
+    def refused(name: str, content: object, context: dict[bytes, int] | None = None) -> bool:
+        entry = made(writer(name), 99, a.applied if context is None else context, content)  # type: ignore[arg-type]
+        assert entry.record is not None
+        return graph.refusal(entry.record) is not None
+
+    rotation = Rotate(b"r" * 16, (), ((a.device, b"w"),), ())
+    assert refused("b", Add(newcomer("mole")))
+    assert refused("b", Role(b.device, "admin"))
+    assert refused("b", Remove(a.device))
+    assert refused("c", rotation)
+    assert refused("stranger", Seen())
+    assert refused("stranger", Remove(device("stranger")))
+    assert refused("b", Seen(), {})
+    assert not refused("b", rotation)
+    assert not refused("b", Remove(b.device))
+    assert not refused("c", Seen())
+    assert not refused("a", Add(newcomer("mole")))
+
+
+def test_the_founding_record_once_more_in_another_log_changes_nothing() -> None:
+    a, b = founded("a", "b")
+    b.write(Remove(a.device))
+    meet(a, b)
+    genesis = next(entry.content for entry in a.held.values() if isinstance(entry.content, Founding))
+
+    a.forge(genesis, {}, 5)
+    a.forge(genesis, b.applied, 6)
+
+    meet(b, a)
+    assert roles(b) == {"a": None, "b": "admin"}
+
+
+def test_a_role_or_a_removal_of_a_stranger_has_no_effect() -> None:
+    a, b = founded("a", "b")
+    role = a.write(Role(device("stranger"), "admin"))
+    removal = a.write(Remove(device("stranger")))
+    meet(a, b)
+    assert roles(b) == {"a": "admin", "b": "admin"}
+    assert "no member" in str(a.state().why_not(role.dot)) and "no member" in str(
+        a.state().why_not(removal.dot)
+    )
+
+    assert b.add("stranger") is not None
+
+    meet(a, b)
+    assert roles(a)["stranger"] == "admin"
+
+
+# --- epochs -------------------------------------------------------------------------------------------------------
+
+
+def rotation(name: str, *devices: bytes, parents: tuple[bytes, ...] = (b"first epoch (16)",)) -> Rotate:
+    wrapped = tuple((each, b"wrapped") for each in sorted(devices))
+    return Rotate(name.encode().ljust(16, b"-"), parents, wrapped, ())
+
+
+def test_writing_goes_under_the_deepest_epoch_that_nobody_removed_knows() -> None:
+    a, b, c = founded("a", "b", "c")
+    first = b"first epoch (16)"
+    assert a.state().writing_epoch([first]) == first
+
+    a.write(Remove(b.device))
+    assert a.state().writing_epoch([first]) is None
+    one = rotation("one", a.device, c.device)
+    a.write(one)
+    meet(a, c)
+    assert a.state().writing_epoch([first, one.epoch]) == one.epoch
+    assert c.state().writing_epoch([first]) is None
+
+    two, three = (rotation(name, a.device, c.device, parents=(one.epoch,)) for name in ("two", "three"))
+    a.write(two)
+    c.write(three)
+    meet(a, c)
+    assert a.state().writing_epoch([first, one.epoch, two.epoch, three.epoch]) == max(two.epoch, three.epoch)
+    assert a.state().writing_epoch([one.epoch]) == one.epoch
+
+
+def test_who_was_let_in_later_may_know_an_epoch_without_being_its_recipient() -> None:
+    a, b = founded("a", "b")
+    one = rotation("one", a.device, b.device)
+    a.write(one)
+    a.write(Add(newcomer("e")))
+    meet(a, b)
+    assert a.state().lacking(a.state().epochs[one.epoch][0]) == [device("e")]
+
+    a.write(Remove(device("e")))
+
+    assert a.state().writing_epoch([one.epoch]) is None
+
+
+def test_epochs_that_name_one_another_as_parents_make_no_circle() -> None:
+    a, b = founded("a", "b")
+    everybody = (a.device, b.device)
+    one = rotation("one", *everybody, parents=(b"two".ljust(16, b"-"),))
+    two = rotation("two", *everybody, parents=(one.epoch,))
+    a.write(one)
+    b.write(two)
+    meet(a, b)
+
+    assert {name: epochs[0].depth for name, epochs in a.state().epochs.items()} == {
+        one.epoch: 1,
+        two.epoch: 1,
+    }
+
+
+def test_an_epoch_given_the_id_of_another_is_bound_by_both() -> None:
+    a, b, c = founded("a", "b", "c")
+    a.write(Remove(c.device))
+    meet(a, b)
+    one = rotation("one", a.device, b.device)
+    a.write(one)
+    b.write(rotation("one", a.device, b.device, c.device))
+    meet(a, b)
+
+    assert a.state().writing_epoch([one.epoch]) is None
+
+
+# --- bounds -------------------------------------------------------------------------------------------------------
+
+
+def test_too_many_changes_are_refused_but_removing_goes_on() -> None:
+    (a,) = founded("a")
+    graph = Graph.of(a.database, verify, [entry.record for entry in a.held.values() if entry.record])
+    for seq in range(2, MAX_RECORDS + 2):
+        graph.add(Record(a.log, seq, bytes(32), {a.log: seq - 1}, Remove(device("stranger"))))
+
+    def refused(content: Add | Remove) -> bool:
+        seq = MAX_RECORDS + 2
+        return graph.refusal(Record(a.log, seq, bytes(32), {a.log: seq - 1}, content)) is not None
+
+    assert refused(Add(newcomer("b")))
+    assert not refused(Remove(a.device))
+
+
+def test_changes_that_know_nothing_of_one_another_are_refused_when_there_are_too_many() -> None:
+    (a,) = founded("a")
+    known = {a.log: 1}
+    graph = Graph.of(a.database, verify, [entry.record for entry in a.held.values() if entry.record])
+    logs = [writer("a", number) for number in range(2, 1_003)]
+    for number, log in enumerate(logs):
+        graph.add(Record(log, 1, bytes(32), known, Add(newcomer(f"d{number}"))))
+
+    def refused(context: dict[bytes, int]) -> bool:
+        return graph.refusal(Record(a.log, 2, bytes(32), context, Add(newcomer("b")))) is not None
+
+    assert refused({**known, **dict.fromkeys(logs, 1)})
+    assert not refused({**known, **dict.fromkeys(logs[:1_000], 1)})
+    assert logs_of({}).heads == {}
