@@ -8,16 +8,18 @@ Every rule here is such that more that counts never makes less count. So devices
 begin to count, and the order in which things are found out is no matter.
 
 Invariants, for a member that hands in what it has applied (`Own`), while it stays a member:
- E1  what has counted and was applied counts for ever, whatever arrives;
+ E1  what has counted and was applied counts for ever, whatever arrives (but for its own entries that are cut, and what
+     rests on them: its word is none for itself);
  E2  two members that hold the same, and have both told what they must (`must_tell`), find the same to count.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from crdtlog.membership.graph import ADMIN, OUT, READER, WRITER, Dot, Graph, Node, bits
 from crdtlog.membership.records import Add, Founding, Newcomer, Recover, Remove, Role, Rotate
-from crdtlog.versions import device_of
+from crdtlog.versions import MAX_SEQ, device_of
 
 _ROLES = {READER: "reader", WRITER: "writer", ADMIN: "admin"}
 
@@ -132,6 +134,9 @@ class Evaluated:
             return False
         before = dict(self._vouched)
         ahead: list[bytes] = []
+        for number in self._graph.recoveries:
+            # The recovery key signed this context: nobody's word is better, for the device's own earlier logs too.
+            ahead += self._vouch(b"", self._graph.nodes[number].record.context)
         if self._own is not None and self._level(self._own.device) > OUT:
             ahead += self._vouch(self._own.device, self._own.applied)
         ahead += [writer for writer, head in self._logs.heads.items() if self._reach[writer] < head]
@@ -156,13 +161,17 @@ class Evaluated:
     def _reached(self, writer: bytes, head: int) -> int:
         """The last entry of a log whose author was a member and not removed, as far as is known yet."""
         device, graph = device_of(writer), self._graph
-        past = self._past(writer, 1)
-        if graph.level(device, past, self._counting) == OUT:
+        if not graph.about.get(device, 0) & graph.admissions & self._counting:
             return 0
-        for number in bits(graph.about.get(device, 0) & graph.below[READER] & ~past):
+        for number in bits(graph.about[device] & graph.below[READER] & ~self._past(writer, 1)):
             end = self._end(number, writer)
             if end < head and not self._is_back(device, number, self._past(writer, end + 1)):
                 head = end
+        while head and graph.level(device, past := self._past(writer, head), self._counting) == OUT:
+            if not past & graph.about[device] & graph.admissions & self._counting:
+                return 0
+            # Those with the same past need not be asked; pasts only grow.
+            head = bisect_left(range(1, head), 1, key=lambda seq: int(self._past(writer, seq) == past))
         return head
 
     def _is_back(self, device: bytes, removal: int, past: int) -> bool:
@@ -229,6 +238,15 @@ class Evaluated:
         while self._graph.is_record(writer, seq):
             seq += 1
         return seq
+
+    def _next_needing(self, need: int, writer: bytes, seq: int) -> int:
+        """The first entry of a log, from `seq` on, for which its author may have needed that level."""
+        if need <= READER:
+            return seq
+        nodes, numbers = self._graph.nodes, self._graph.numbers(writer)
+        records = (nodes[at].record.seq for at in numbers[self._graph.count(writer, seq) :])
+        first = next(records, MAX_SEQ)
+        return min(first, self._next_write(writer, seq)) if need <= WRITER else first
 
     # --- what entries may do ------------------------------------------------------------------------------------
 
@@ -362,14 +380,11 @@ class Evaluated:
         device, graph = device_of(writer), self._graph
         if applied <= self._vouched.get(writer, 0):
             return False
-        if graph.level(device, self._past(writer, 1), self._counting) == OUT:
+        next_ = self._vouched.get(writer, 0) + 1
+        if graph.level(device, self._past(writer, next_), self._counting) == OUT:
             return True
         for number in bits(graph.about.get(device, 0) & graph.below[ADMIN] & ~self._past(writer, 1)):
-            gives = graph.nodes[number].gives
-            first = self._end(number, writer) + 1
-            if gives >= WRITER:
-                later = (graph.nodes[at].record.seq for at in graph.numbers(writer))
-                first = min((seq for seq in later if seq >= first), default=applied + 1)
+            first = self._next_needing(graph.nodes[number].gives + 1, writer, self._end(number, writer) + 1)
             if first <= applied:
                 past = self._past(writer, first)
                 if not (past | self._undone(device, past)) >> number & 1:
@@ -381,6 +396,16 @@ class Evaluated:
         if self._level(newcomer.device) > OUT:
             return None
         return Add(newcomer, again=bool(self._graph.about.get(newcomer.device, 0)))
+
+    def change(self, device: bytes, role: str) -> Add | Role:
+        """The record that an admin here writes to give a member a role.
+
+        What a removed admin said behind entries that do not count is in no context: it takes a readmission to end it.
+        """
+        known = self._graph.past(self._own.applied) if self._own is not None else 0
+        if any(not known >> head & 1 for head in self._graph.heads(device, self._counting)):
+            return Add(self.members[device].newcomer._replace(role=role), again=True)
+        return Role(device, role)
 
     # --- epochs -------------------------------------------------------------------------------------------------
 

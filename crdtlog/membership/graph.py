@@ -95,6 +95,8 @@ class Graph:
         self.valid = 0
         self.admissions = 0
         self.below = [0, 0, 0, 0]
+        #: The recoveries that the recovery key signed.
+        self.recoveries: list[int] = []
         #: For each device, the records that have an effect on it.
         self.about: dict[bytes, int] = {}
         #: For each device, the records that override others, and which.
@@ -233,6 +235,8 @@ class Graph:
         for overriding in bits(self._overriding.get(node.subject, 0) & ~node.past):
             if self._overrides(self.nodes[overriding], node):
                 overrides[overriding] = overrides.get(overriding, 0) | bit
+        if isinstance(content, Recover):
+            self.recoveries.append(number)
         if isinstance(content, Add | Founding | Recover):
             self.admissions |= bit
         if isinstance(content, Recover) or (isinstance(content, Add) and content.again):

@@ -196,14 +196,14 @@ class Peer:
             self.write(Seen())
 
     def _undo(self, found: Evaluated, *, member: bool) -> None:
-        """Put aside own work that does not count; a member never has to undo another's."""
-        for log, applied in list(self.applied.items()):
-            for seq in range(1, applied + 1):
-                if not applicable(found, self.held[log, seq]):
-                    assert not member or device_of(log) == self.device, "something applied was undone"
-                    self.applied[log] = seq - 1
-                    break
-        self.applied = {log: seq for log, seq in self.applied.items() if seq}
+        """Put aside own work that does not count, and what rests on it; a member has to undo nothing else."""
+        kept: dict[bytes, int] = {}
+        apply_all(
+            found, {dot: self.held[dot] for dot in self.held if dot[1] <= self.applied.get(dot[0], 0)}, kept
+        )
+        undone = {device_of(log) for log, seq in self.applied.items() if kept.get(log, 0) < seq}
+        assert not undone or self.device in undone or not member, "something applied was undone"
+        self.applied = kept
 
     def sync(self, other: "Peer") -> None:
         """Exchange everything until there is nothing to exchange."""

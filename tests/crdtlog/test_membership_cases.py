@@ -583,3 +583,39 @@ def test_changes_that_know_nothing_of_one_another_are_refused_when_there_are_too
     assert refused({**known, **dict.fromkeys(logs, 1)})
     assert not refused({**known, **dict.fromkeys(logs[:1_000], 1)})
     assert logs_of({}).heads == {}
+
+
+def test_two_demoted_devices_that_cannot_name_what_demoted_them_do_not_tell_each_other_for_ever() -> None:
+    a, c, d = founded("a", "c", "d")
+    a.write()
+    a.write(Role(c.device, "reader"))
+    c.write()
+    c.write(Role(a.device, "reader"))
+    d.receive([*a.held.values(), *c.held.values()])
+
+    a.sync(c)
+    meet(d, a, c)
+    a.write(Seen())
+    meet(d, a, c)
+
+    assert roles(d) == {"a": "reader", "c": "reader", "d": "admin"}
+    assert sum(entry.content == Seen() for entry in d.held.values()) < 5
+    agree(a, c, d)
+
+
+def test_what_a_demoted_admin_said_behind_its_cut_is_ended_by_a_readmission() -> None:
+    a, c, d = founded("a", "c", "d")
+    a.write(Role(c.device, "reader"))
+    c.write()
+    c.write(Role(d.device, "reader"))
+    d.receive(a.held.values())
+    a.receive([*c.held.values()])
+    assert roles(a) == {"a": "admin", "c": "reader", "d": "reader"}
+
+    a.write(Role(d.device, "admin"))
+    assert roles(a)["d"] == "reader"
+    a.write(a.state().change(d.device, "admin"))
+
+    meet(a, d, c)
+    assert roles(a) == roles(d) == {"a": "admin", "c": "reader", "d": "admin"}
+    assert a.state().change(c.device, "writer") == Role(c.device, "writer")
