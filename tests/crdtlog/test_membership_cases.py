@@ -619,3 +619,54 @@ def test_what_a_demoted_admin_said_behind_its_cut_is_ended_by_a_readmission() ->
     meet(a, d, c)
     assert roles(a) == roles(d) == {"a": "admin", "c": "reader", "d": "admin"}
     assert a.state().change(c.device, "writer") == Role(c.device, "writer")
+
+
+def test_a_context_that_leaves_out_what_it_builds_on_brings_nobody_back() -> None:
+    """A lying reader vouches for the second of two late records, and not for the one that this builds on."""
+    a, b, c, z = founded("a", "b", "c", "z", roles={"c": "reader"})
+    a.write(Remove(z.device))
+    meet(a, b, c)
+    known = dict(c.applied)
+    a.write(Remove(b.device))
+    again = b.forge(Add(newcomer("z")), known, 1)
+    role = b.forge(Role(z.device, "writer"), vector([again]), 2)
+    c.held.update(b.held)
+    c.forge(Seen(), {**known, role.writer: 1})
+
+    a.receive(c.held.values())
+
+    assert roles(a) == {"a": "admin", "b": None, "c": "reader", "z": None}
+    assert a.state().why_not(role.dot) == "the device was no member; it only takes away"
+
+
+def test_what_a_device_had_that_recovers_counts_its_own_work_too() -> None:
+    """Else its new log, which builds on the old one, could never be applied by anybody."""
+    a, b, c = founded("a", "b", "c")
+    a.write()
+    c.write(Remove(a.device))
+    a.recover()
+    a.write()
+
+    meet(c, b, a)
+
+    assert roles(c) == {"a": "admin", "b": "admin", "c": "admin"}
+    assert c.applied[writer("a", 2)] == 2
+    agree(a, b, c)
+
+
+def test_a_device_let_in_twice_vouches_for_the_admission_that_it_knew_first() -> None:
+    a, b, e = founded("a", "b", "e", roles={"e": "reader"})
+    new = Peer("new", a.database)
+    a.write(Add(newcomer("new", "writer")))
+    new.sync(a)
+    new.write()
+    b.write(Remove(a.device))
+    b.write(Add(newcomer("new", "writer")))
+    e.sync(b)
+
+    new.sync(e)
+    meet(b, e, new)
+
+    assert roles(b)["new"] == "writer"
+    assert b.applied[new.log] == new.applied[new.log] and b.applied[new.log] < 4
+    agree(b, e, new)
