@@ -165,7 +165,7 @@ class Evaluated:
             return 0
         for number in bits(graph.about[device] & graph.below[READER] & ~self._past(writer, 1)):
             end = self._end(number, writer)
-            if end < head and not self._is_back(device, number, self._past(writer, end + 1)):
+            if end < head and not self._is_back(device, number, writer, self._next_lasting(writer, end + 1)):
                 head = end
         while head and graph.level(device, past := self._past(writer, head), self._counting) == OUT:
             if not past & graph.about[device] & graph.admissions & self._counting:
@@ -174,8 +174,20 @@ class Evaluated:
             head = bisect_left(range(1, head), 1, key=lambda seq: int(self._past(writer, seq) == past))
         return head
 
-    def _is_back(self, device: bytes, removal: int, past: int) -> bool:
-        """Whether a device that was removed belonged again in some past."""
+    def _next_lasting(self, writer: bytes, seq: int) -> int:
+        """The first entry of a log, from `seq` on, that does not take away: what does is applied in any case."""
+        for number in self._graph.numbers(writer)[self._graph.count(writer, seq) :]:
+            node = self._graph.nodes[number]
+            if node.record.seq != seq or node.void is not None or not node.narrows:
+                break
+            seq += 1
+        return seq
+
+    def _is_back(self, device: bytes, removal: int, writer: bytes, seq: int) -> bool:
+        """Whether a device that was removed belonged again when it wrote that entry, if it is held."""
+        if seq > self._logs.heads[writer]:
+            return False
+        past = self._past(writer, seq)
         known = past >> removal & 1 or self._undone(device, past) >> removal & 1
         return bool(known) and self._graph.level(device, past, self._counting) > OUT
 

@@ -690,3 +690,24 @@ def test_what_a_removed_member_wrote_knowing_of_it_does_not_end_what_it_vouched_
     a.receive(d.held.values())
 
     assert applicable(a.state(), late) and not applicable(a.state(), after)
+
+
+def test_a_device_that_left_while_it_was_removed_and_is_let_in_again_is_heard() -> None:
+    """Its leaving stands behind the cut of its log and is applied all the same; the log goes on."""
+    a, b, c, d = founded("a", "b", "c", "d", roles={"b": "reader"})
+    b.write(Remove(b.device))
+    a.write(Remove(b.device))
+    assert a.add("b") is not None
+    late = c.write()
+    b.receive([late])
+    b.receive(a.held.values())
+    d.write(Remove(c.device))
+
+    b.receive(d.held.values())
+
+    told = b.held[b.log, 2]
+    assert roles(b) == {"a": "admin", "b": "admin", "c": None, "d": "admin"}
+    assert told.content == Seen() and told.writer == writer("b", 1)
+    meet(a, d, b)
+    assert a.applied[c.log] == late.seq
+    agree(a, b, d)

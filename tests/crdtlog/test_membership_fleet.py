@@ -92,7 +92,10 @@ def hold(peer: Peer, entries: Sequence[Entry]) -> None:
 def lie(peer: Peer, rng: random.Random) -> None:
     """Write what suits: with an old or a mixed context, of any kind, in any log of one's own."""
     held = list(peer.held.values())
-    context = vector(rng.sample(held, rng.randrange(min(4, len(held)) + 1)))
+    chosen = rng.sample(held, rng.randrange(min(4, len(held)) + 1))
+    context = vector(chosen)
+    if rng.random() < 0.2:  # leaving out what these build on
+        context = {entry.writer: entry.seq for entry in chosen}
     other = rng.choice(NAMES)
     content = rng.choice(
         (
