@@ -104,6 +104,21 @@ def test_imports_run_one_way(house: str) -> None:
     assert not wrong
 
 
+def test_a_relay_knows_nothing_of_databases_and_devices() -> None:
+    """It could not tell what it must not learn: of everything else here it uses the family of errors alone."""
+    foreign = {
+        f"{name} imports {found.name}"
+        for name, path in MODULES.items()
+        if name.startswith("peers.relay.")
+        for found in imports(path)
+        if found.name.split(".")[0] in HOUSES
+        and not found.name.startswith("peers.relay.")
+        and found.name != "crdtlog.errors"
+    }
+
+    assert not foreign
+
+
 @pytest.mark.parametrize("pure", PURE)
 def test_pure_modules_reach_no_clock_file_or_randomness(pure: str) -> None:
     """Not directly, and not through another module of crdtlog either."""

@@ -18,6 +18,7 @@ class Code(StrEnum):
     TOKEN = "token"
     HOST = "host"
     STOPPING = "stopping"
+    CONNECTIONS = "connections"
     # One request cannot be done.
     SIGNATURE = "signature"
     NOT_OPEN = "not-open"
@@ -54,6 +55,11 @@ class RefusedForNow(Refused, Temporary):
     """The same request may succeed later, after `retry_after_s` seconds if that is known."""
 
     temporary = True
+
+
+def stopping() -> Refused:
+    """What everybody is told when the relay ends."""
+    return RefusedForNow(Code.STOPPING, "the relay is being stopped", 5)
 
 
 def refused(code: str, message: str, *, temporary: bool, retry_after_s: int | None = None) -> Refused:
