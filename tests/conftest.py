@@ -17,6 +17,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests import old_sqlite, yjs
+from tests.contracts.postgres import Postgres, running
+from tests.contracts.postgres import why_missing as why_no_postgres
 
 ROOT = Path(__file__).resolve().parents[1]
 CHINOOK = ROOT.parent / "shared" / "data" / "chinook.sqlite"
@@ -81,6 +83,15 @@ def needs_yjs() -> None:
     """Skip the test where there is no Yjs, or no node to run it (see tests/yjs)."""
     if reason := yjs.why_missing():
         pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL, for all tests of a process; skipped where none is installed."""
+    if reason := why_no_postgres():
+        pytest.skip(reason)
+    with running() as server:
+        yield server
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

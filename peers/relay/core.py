@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
-from crdtlog.errors import Malformed
+from crdtlog.errors import Malformed, Usage
 from peers.relay import messages
 from peers.relay.access import host_name, split_host
 from peers.relay.hub import Hub
@@ -153,26 +153,30 @@ class Hosts:
     """
 
     def __init__(self, names: tuple[str, ...]) -> None:
-        self._names = frozenset(names)
+        """Names as `HOST` (with the scheme's port, or the one that we listen on) or `HOST:PORT`. Raises `Usage`."""
+        self._names = tuple(split_host(name) for name in names)
+        for name, port in self._names:
+            host_name(name, port)
 
     def accepted(self, header: str | None, scheme: str, own: tuple[str, int] | None) -> str | None:
         """The name in a `Host` header, as it is signed, if it is ours. `own` is where the connection arrived."""
-        from crdtlog.errors import Usage
-
         try:
             name, port = split_host(header or "")
             host = host_name(name, port, scheme)
         except Usage:
             return None
+        return host if host in self._ours(scheme, own) else None
+
+    def _ours(self, scheme: str, own: tuple[str, int] | None) -> set[str]:
         if self._names:
-            return host if host in self._names else None
+            found = {host_name(name, port, scheme) for name, port in self._names}
+            if own is not None:
+                found |= {host_name(name, own[1], scheme) for name, port in self._names if port is None}
+            return found
         if own is None:
-            return None
-        address, own_port = own
-        arrived = ipaddress.ip_address(address.partition("%")[0])
+            return set()
+        arrived = ipaddress.ip_address(own[0].partition("%")[0])
         if arrived.version == 6 and arrived.ipv4_mapped:
             arrived = arrived.ipv4_mapped
-        ours = {host_name(str(arrived), own_port, scheme)}
-        if arrived.is_loopback:
-            ours.add(host_name("localhost", own_port, scheme))
-        return host if host in ours else None
+        names = [str(arrived), *(["localhost"] if arrived.is_loopback else [])]
+        return {host_name(name, own[1], scheme) for name in names}

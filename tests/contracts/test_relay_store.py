@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from peers.relay.refusals import Code, Refused
 from peers.relay.store import Appended, Page, Quota, State, Store
-from tests.contracts.relay_stores import Maker, SqliteMaker
+from tests.contracts.postgres import Postgres
+from tests.contracts.relay_stores import Maker, PostgresMaker, SqliteMaker
 
 NOW = 1_800_000_000
 TTL = 1_000
@@ -21,9 +22,12 @@ def blob(mark: int, size: int = 256) -> bytes:
     return mark.to_bytes(4, "big") * (size // 4)
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "postgres"])
 def maker(request: pytest.FixtureRequest, tmp_path: Path) -> Maker:
-    return SqliteMaker(tmp_path)
+    if request.param == "sqlite":
+        return SqliteMaker(tmp_path)
+    server: Postgres = request.getfixturevalue("postgres")
+    return PostgresMaker(server.fresh())
 
 
 def with_store(maker: Maker, work: Callable[[Store], Awaitable[None]], quota: Quota | None = None) -> None:
