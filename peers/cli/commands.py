@@ -26,6 +26,7 @@ COMMANDS = {
     "sql": "peers.cli.sql:sql",
     "verify": "peers.cli.check:verify",
     "check": "peers.cli.check:check",
+    "relay": "peers.cli.relay:relay",
     "paths": "peers.cli.paths:paths",
     "doctor": "peers.cli.doctor:doctor",
 }
