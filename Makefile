@@ -11,6 +11,8 @@ PYTHON ?= python3
 JOBS ?= auto
 ROWS ?= 100000
 TESTS ?= tests
+CONNECTIONS ?= 10000
+STORE ?=
 ARGS ?=
 PIP_TOOLS := pip-tools==7.6.2
 
@@ -18,7 +20,7 @@ BIN := .venv/bin
 # Runs the pip that belongs to .venv, or another pip on .venv's behalf where .venv has none (see .venv/.made).
 PIP = $$(cat .venv/.made) --disable-pip-version-check -qq --require-virtualenv
 
-.PHONY: help demo test test-all lint types format bench bench-full old-sqlite yjs lock clean setup setup-dev
+.PHONY: help demo test test-all lint types format bench bench-full bench-relay old-sqlite yjs lock clean setup setup-dev
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -48,6 +50,9 @@ bench: .venv/.runtime ## Measure speed, as ratios to plain SQLite (ROWS=100000)
 
 bench-full: .venv/.runtime ## Measure speed with a million rows (takes long)
 	@$(BIN)/python -m simulations.bench --rows 1000000 $(ARGS)
+
+bench-relay: .venv/.dev ## Measure what one relay carries (CONNECTIONS=10000, STORE=postgresql://… for PostgreSQL)
+	@$(BIN)/python -m simulations.bench_relay --connections $(CONNECTIONS) --store "$(STORE)" $(ARGS)
 
 # The oldest SQLite that may open a replicated file. Tests that need it are skipped, saying why, where it cannot be had.
 old-sqlite: .venv/.dev ## Fetch and compile SQLite 3.24.0 for the tests that write with it

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 CONNECT_S = 15.0
 HEARTBEAT_S = 40.0
 CLOSE_S = 2.0
+MAX_WINDOW_BYTES = 16 << 20
+"""More than this is not kept for a relay, whatever it says of its window."""
 _Answer = TypeVar("_Answer", Opened, Appended, Blobs)
 
 
@@ -218,6 +220,7 @@ class Client:
         self._next_id = 0
         self._answers: dict[int, asyncio.Future[messages.Answer]] = {}
         self._pushed: dict[bytes, asyncio.Queue[Blobs | None]] = {}
+        self._unread = 0
         self._gone: CrdtlogError | None = None
         self._receiving = asyncio.create_task(self._receive(), name="relay client")
 
@@ -266,6 +269,7 @@ class Client:
                 page = await queue.get()
                 if page is None:
                     raise answer.exception() or NoPeer("the connection to the relay is gone")
+                self._unread -= _size(page)
                 yield page
                 if page.blobs:
                     await self._send(Got(mailbox, page.blobs[-1][0]))
@@ -273,6 +277,8 @@ class Client:
             self._answers.pop(request.id, None)
             if self._pushed.get(mailbox) is queue:
                 del self._pushed[mailbox]
+            while not queue.empty():
+                self._unread -= _size(queue.get_nowait())
 
     def _take_id(self) -> int:
         self._next_id = (self._next_id + 1) & messages.MAX_ID
@@ -323,6 +329,9 @@ class Client:
         match answer:
             case Blobs(id=None):
                 if (queue := self._pushed.get(answer.mailbox)) is not None:
+                    self._unread += _size(answer)
+                    if self._unread > min(self.limits.window_bytes, MAX_WINDOW_BYTES) + MAX_ANSWER_BYTES:
+                        raise Malformed("the relay pushes more than its window")
                     queue.put_nowait(answer)
             case Opened() | Appended() | Blobs() | Refusal():
                 waiting = self._answers.pop(answer.id if answer.id is not None else -1, None)
@@ -334,6 +343,10 @@ class Client:
                     waiting.set_result(answer)
             case _:
                 raise Malformed("the relay said what does not belong here")
+
+
+def _size(page: Blobs | None) -> int:
+    return sum(len(blob) for _, blob in page.blobs) if page is not None else 0
 
 
 class Meeting:

@@ -10,6 +10,7 @@ import errno
 import logging
 import socket
 import ssl
+from asyncio import sslproto
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,9 @@ logger = logging.getLogger(__name__)
 REQUEST_S = 15.0
 """So long TLS may take, and so long again the request that must follow."""
 BACKLOG = 1024
+
+TLS_BUFFER_BYTES = 16 << 10
+"""A TLS record has no more."""
 
 MayEnter = Callable[[str], bool]
 
@@ -121,6 +125,14 @@ class Listener:
             self._leave(self._waiting.pop(transport))
             if isinstance(transport, asyncio.WriteTransport):
                 transport.abort()
+
+
+def spare_memory() -> None:
+    """Let TLS connections of this process share the machine: asyncio gives each a buffer of 256 KiB, used or not.
+
+    For a process that is a relay and nothing else. Ten thousand connections at rest take 0.5 instead of 3 GiB.
+    """
+    sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES
 
 
 def _listening(host: str, port: int) -> socket.socket:

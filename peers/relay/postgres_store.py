@@ -404,6 +404,8 @@ class PostgresStore(Store):
                 if not is_said:
                     logger.warning("no news of other relays are heard, they are polled: %s", _short(error))
                     is_said = True
+            except Exception:  # a defect, which must not leave subscribers without news
+                logger.exception("listening to other relays failed")
             finally:
                 if connection is not None:
                     connection.terminate()

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from crdtlog.errors import CrdtlogError, Usage
 from peers.relay import certificates
 from peers.relay.access import host_name, split_host
+from peers.relay.listener import spare_memory
 from peers.relay.server import Server
 from peers.relay.settings import Settings
 from peers.relay.store import Quota, Store
@@ -76,6 +77,7 @@ def is_loopback(host: str) -> bool:
 async def run(options: Options, settings: Settings, show: Callable[[list[str]], None], tell: Say) -> None:
     """Serve until SIGTERM or SIGINT; SIGHUP reads certificate and key again. Raises what starting raises."""
     context = certificates.server_context(options.certificate, options.key) if options.certificate else None
+    spare_memory()
     server = Server(store_of(options.store, settings.quota), settings)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -304,6 +304,8 @@ class Server:
                 self.core.metrics.count("expired_blobs_total", dropped)
             except Refused as error:
                 logger.warning("old blobs could not be dropped: %s", error)
+            except Exception:  # a defect, which must not end what keeps the disk from filling
+                logger.exception("dropping old blobs failed")
             await asyncio.sleep(self._settings.expire_every_s)
 
 

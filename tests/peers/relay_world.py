@@ -10,7 +10,18 @@ import aiohttp
 
 from peers.relay.access import MailboxKey
 from peers.relay.client import Client, RelayUrl
-from peers.relay.messages import MAX_ANSWER_BYTES, Answer, ClientHello, Hello, Request, decode_answer, encode
+from peers.relay.messages import (
+    MAX_ANSWER_BYTES,
+    Answer,
+    ClientHello,
+    Hello,
+    Open,
+    Opened,
+    Refusal,
+    Request,
+    decode_answer,
+    encode,
+)
 from peers.relay.server import Server
 from peers.relay.settings import Settings
 from peers.relay.sqlite_store import SqliteStore
@@ -140,3 +151,21 @@ async def relay(
         yield Relay(server, used, listener.address[1])
     finally:
         await server.stop()
+
+
+async def collect(client: Client, mailbox: bytes, count: int, after: int = 0) -> list[tuple[int, bytes]]:
+    """The next blobs of a subscription, until there are so many."""
+    found: list[tuple[int, bytes]] = []
+    async for page in client.subscribe(mailbox, after):
+        found.extend(page.blobs)
+        if len(found) >= count:
+            break
+    return found
+
+
+async def opening(raw: Raw, signature: bytes, mailbox: bytes | None = None) -> Opened | Refusal:
+    """What a relay answers to a signature; the mailbox of `key(1)` if nothing else is said."""
+    await raw.send(Open(1, mailbox or key(1).mailbox, signature))
+    answer = await raw.receive()
+    assert isinstance(answer, (Opened, Refusal))
+    return answer
