@@ -6,6 +6,7 @@ the URLs for clients to `show`.
 
 import asyncio
 import ipaddress
+import resource
 import signal
 import socket
 import ssl
@@ -23,6 +24,8 @@ from peers.relay.settings import Settings
 from peers.relay.store import Quota, Store
 
 DEFAULT_PORT = 4711
+SPARE_FILES = 100
+"""Descriptors beside those of connections: the store's, and those that are just being refused."""
 
 Say = Callable[[str], None]
 
@@ -78,6 +81,7 @@ async def run(options: Options, settings: Settings, show: Callable[[list[str]], 
     """Serve until SIGTERM or SIGINT; SIGHUP reads certificate and key again. Raises what starting raises."""
     context = certificates.server_context(options.certificate, options.key) if options.certificate else None
     spare_memory()
+    _allow_files(settings.connections, tell)
     server = Server(store_of(options.store, settings.quota), settings)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -97,6 +101,18 @@ async def run(options: Options, settings: Settings, show: Callable[[list[str]], 
     finally:
         await server.stop()
     tell("stopped")
+
+
+def _allow_files(connections: int, tell: Say) -> None:
+    """Let the process have as many descriptors as connections need, as far as the system allows."""
+    wanted = connections + SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        tell(f"the system allows {allowed} open files: that is fewer than {connections} connections need")
 
 
 def _reload(options: Options, context: ssl.SSLContext | None, tell: Say) -> None:

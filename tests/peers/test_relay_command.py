@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import re
+import resource
 import signal
 import stat
 from collections.abc import Callable
@@ -168,6 +170,19 @@ def test_a_token_file_that_protects_nothing_is_refused(
     path.chmod(mode)
 
     assert_an_error(crdtlog("relay", "--token-file", path, fails=1 if mode == 0o644 else 2))
+
+
+def test_it_takes_the_descriptors_it_needs_or_says_that_it_cannot(home: MakeHome) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard == resource.RLIM_INFINITY:
+        pytest.skip("the system allows any number of open files")
+    for connections, is_enough in ((hard - 100, True), (hard, False)):
+        process = Process(home(), "--listen", "127.0.0.1:0", "--connections", connections)
+        limits = Path(f"/proc/{process.pid}/limits").read_text() if Path("/proc").exists() else ""
+        process.kill()
+        assert ("fewer than" in process.log.read_text()) == (not is_enough)
+        if limits:
+            assert re.search(rf"Max open files +{hard} ", limits)
 
 
 def test_two_relays_of_one_home_do_not_share_a_file(

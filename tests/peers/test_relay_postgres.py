@@ -159,6 +159,32 @@ def test_a_listening_connection_that_breaks_is_made_again(
     run(scenario())
 
 
+def test_an_engine_that_cannot_listen_is_polled(
+    maker: PostgresMaker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import asyncpg
+
+    async def refuse(self: object, channel: str, callback: object) -> None:
+        raise asyncpg.FeatureNotSupportedError("LISTEN is not supported")
+
+    told: list[bytes] = []
+
+    async def scenario() -> None:
+        async with maker.opened() as one:
+            monkeypatch.setattr(asyncpg.Connection, "add_listener", refuse)
+            async with maker.opened(changed=told.append, poll_s=3600) as two:
+                two.watch(ONE.mailbox, wanted=True)
+                for number in (1, 2):
+                    told.clear()
+                    assert (await one.append(ONE.mailbox, blob(number), NOW)).number == number
+                    await until(lambda: bool(told))
+                    page = await two.read(ONE.mailbox, number - 1, 1024)
+                    assert page.blobs == ((number, blob(number)),)
+
+    run(scenario())
+    assert 1 <= caplog.text.count("they are polled") <= 2, "once by each store"
+
+
 def test_commits_wait_for_the_disk_though_the_server_s_default_is_not_to(
     maker: PostgresMaker, postgres: Postgres
 ) -> None:
