@@ -66,7 +66,7 @@ class Listener:
 
     def start(self, host: str, port: int) -> None:
         """Listen. Raises `AddressInUse`, `Usage` (an address that is not this machine's)."""
-        self._listening = _listening(host, port)
+        self._listening = listening_socket(host, port)
         self._accepting = asyncio.create_task(self._accept(self._listening), name="relay accepts")
 
     async def stop(self) -> None:
@@ -135,7 +135,8 @@ def spare_memory() -> None:
     sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def listening_socket(host: str, port: int) -> socket.socket:
+    """A socket that listens on an address. Raises `AddressInUse`, `Usage` (not this machine's)."""
     shown = f"[{host}]:{port}" if ":" in host else f"{host or '*'}:{port}"
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

@@ -29,7 +29,7 @@ they do not talk.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 import msgpack
@@ -97,7 +97,7 @@ class ClientHello:
     """First message of a client: the version it speaks, and the operator's token if it has one."""
 
     version: int
-    token: str | None
+    token: str | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,6 +127,9 @@ class PostgresStore(Store):
         self._known: set[bytes] = set()  # mailboxes that have a row
         self._unsent: set[str] = set()
         self._news = asyncio.Event()
+        # When thousands of subscribers wake at once, their reads wait here and not for the pool, whose patience ends;
+        # and appends need not wait behind them.
+        self._reads = asyncio.Semaphore(_POOL - 3)
         self._pool: asyncpg.Pool | None = None
         self._listening: asyncio.Task[None] | None = None
         self._usage = Held(0, 0, 0)
@@ -175,7 +178,7 @@ class PostgresStore(Store):
 
     async def read(self, mailbox: bytes, after: int, max_bytes: int) -> Page:
         """See `Store`."""
-        async with self._connection() as connection:
+        async with self._reads, self._connection() as connection:
             few = max_bytes // SMALLEST_BLOB + 1
             rows = await connection.fetch(_READ, mailbox, after, max_bytes, few)
         if not rows:
@@ -188,7 +191,7 @@ class PostgresStore(Store):
 
     async def state(self, mailbox: bytes, now: int) -> State | None:
         """See `Store`."""
-        async with self._connection() as connection:
+        async with self._reads, self._connection() as connection:
             row = await connection.fetchrow(
                 "SELECT life, first, last, used FROM crdtlog_relay_mailbox WHERE id = $1", mailbox
             )
@@ -235,6 +238,7 @@ class PostgresStore(Store):
                 now - 2 * ttl_s,
             )
         self._count(-sum(row[0] > 0 for row in gone), 0, 0)
+        await self.usage()
         return dropped
 
     async def check(self) -> None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from crdtlog.errors import Malformed, NoPeer, TooLarge
 from peers.relay.connection import Connection
 from peers.relay.core import Core, Hosts, Socket, source_of
-from peers.relay.listener import Listener
+from peers.relay.listener import Listener, listening_socket
 from peers.relay.messages import MAX_REQUEST_BYTES
 from peers.relay.refusals import Refused
 from peers.relay.rendezvous import Rendezvous
@@ -106,14 +106,11 @@ class Server:
         app.router.add_get("/healthz", self._on_healthz)
         app.router.add_get("/readyz", self._on_readyz)
         app.router.add_get("/metrics", self._on_metrics)
-        quiet = logging.getLogger("peers.relay.http")
-        if not quiet.filters:
-            quiet.addFilter(_without_addresses)
         self._runner = web.AppRunner(
             app,
             handle_signals=False,
             access_log=None,
-            logger=quiet,
+            logger=_quiet_logger(),
             keepalive_timeout=5.0,
             shutdown_timeout=1.0,
         )
@@ -132,15 +129,13 @@ class Server:
         """Serve `/healthz`, `/readyz` and `/metrics` on an address of their own, in the clear; where that is."""
         from aiohttp import web
 
-        from peers.relay.listener import _listening
-
         app = web.Application()
         app.router.add_get("/healthz", self._on_healthz)
         app.router.add_get("/readyz", self._on_readyz)
         app.router.add_get("/metrics", self._metrics_text)
-        runner = web.AppRunner(app, handle_signals=False, access_log=None)
+        runner = web.AppRunner(app, handle_signals=False, access_log=None, logger=_quiet_logger())
         await runner.setup()
-        listening = _listening(host, port)
+        listening = listening_socket(host, port)
         await web.SockSite(runner, listening).start()
         self._watch_runners.append(runner)
         bound: tuple[str, int] = listening.getsockname()[:2]
@@ -313,6 +308,13 @@ def _extra(request: "web.Request", name: str) -> "tuple[str, int] | None":
     """A fact about a request's connection; None once it is gone."""
     found = request.transport.get_extra_info(name) if request.transport is not None else None
     return found[:2] if isinstance(found, tuple) else found
+
+
+def _quiet_logger() -> logging.Logger:
+    quiet = logging.getLogger("peers.relay.http")
+    if not quiet.filters:
+        quiet.addFilter(_without_addresses)
+    return quiet
 
 
 def _without_addresses(record: logging.LogRecord) -> bool:

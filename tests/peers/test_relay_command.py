@@ -6,6 +6,7 @@ import re
 import resource
 import signal
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -157,6 +158,14 @@ def test_what_cannot_be_is_said(
 
     assert_an_error(done)
     assert about in done.err
+
+
+def test_without_asyncpg_it_says_what_to_install(crdtlog: Crdtlog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+
+    done = crdtlog("relay", "--store", "postgresql://x@127.0.0.1/x", "--listen", "127.0.0.1:0", fails=1)
+
+    assert_an_error(done, "asyncpg", "crdtlog[relay-postgres]")
 
 
 @pytest.mark.parametrize(

@@ -329,6 +329,7 @@ def test_a_key_does_not_show_itself() -> None:
 
     assert key.mailbox.hex() not in repr(key)
     assert repr(key) == "MailboxKey(…)"
+    assert "secret" not in repr(ClientHello(1, "secret"))
 
 
 def test_what_is_signed_never_changes() -> None:

@@ -2,11 +2,14 @@
 
 import asyncio
 import logging
+import socket
 from pathlib import Path
 
 import pytest
 
-from peers.relay.client import Client
+from crdtlog.errors import AddressInUse
+from peers.relay import listener
+from peers.relay.client import Client, RelayUrl
 from peers.relay.messages import (
     Blobs,
     Got,
@@ -200,6 +203,56 @@ def test_a_relay_that_stops_answers_appends_and_tells_its_clients(tmp_path: Path
             await client.open(ONE)
             kept = [index for index, _ in (await client.read(ONE.mailbox, 0)).blobs]
             assert acknowledged and set(acknowledged) <= set(kept)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(("listen", "dial"), [("::1", "[::1]"), ("::", "[::1]"), ("::", "127.0.0.1")])
+def test_ipv6_and_both_at_once(tmp_path: Path, listen: str, dial: str) -> None:
+    if not socket.has_ipv6 or not _has_ipv6_loopback():
+        pytest.skip("there is no IPv6 here")
+
+    async def scenario() -> None:
+        async with relay(tmp_path) as here:
+            _, port = here.server.listen(listen, 0, None).address
+            client = await Client.connect(RelayUrl.parse(f"ws://{dial}:{port}"))
+            await client.open(ONE)
+            assert await client.append(ONE.mailbox, blob(1)) == 1
+            await client.close()
+
+    run(scenario())
+
+
+def _has_ipv6_loopback() -> bool:
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            return False
+    return True
+
+
+def test_a_connection_that_asks_for_nothing_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "REQUEST_S", 0.1)
+
+    async def scenario() -> None:
+        async with relay(tmp_path, Settings(connections_per_source=2)) as here, here.client() as client:
+            silent = await asyncio.open_connection("127.0.0.1", here.port)
+            assert await silent[0].read() == b""
+            assert here.server.core.connected.total() == 1
+            await client.open(ONE)  # a client that is one stays
+            silent[1].close()
+
+    run(scenario())
+
+
+def test_a_taken_address_is_said_to_be_taken(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with relay(tmp_path) as here:
+            with pytest.raises(AddressInUse):
+                here.server.listen("127.0.0.1", here.port, None)
 
     run(scenario())
 
