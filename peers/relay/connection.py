@@ -33,6 +33,7 @@ from peers.relay.messages import (
     seconds,
 )
 from peers.relay.refusals import Code, Refused, refused, stopping
+from peers.relay.settings import APPEND_COST_BYTES
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +182,8 @@ class Connection:
             reason = f"a blob of {size} bytes; sizes are powers of two from {SIZES[0]}"
             reason += f" to {self._core.settings.largest_blob}"
             raise refused(Code.BLOB_SIZE, reason, temporary=False)
-        wait = self._appends_pace.take() or wait_of(self._core.mailbox_pace, request.mailbox)
+        cost = 1 + (size - 1) // APPEND_COST_BYTES
+        wait = self._appends_pace.take(cost) or wait_of(self._core.mailbox_pace, request.mailbox, cost)
         if wait:
             raise refused(Code.RATE, "too many appends at once", temporary=True, retry_after_s=seconds(wait))
         begins = not self._opened[request.mailbox]

@@ -122,14 +122,14 @@ class Pacer:
     def __init__(self, rate: Rate) -> None:
         self._pace = Pace(rate)
 
-    def take(self) -> float:
-        """Take one: 0, or after how many seconds there will be one."""
-        return self._pace.take(None, time.monotonic())
+    def take(self, cost: int = 1) -> float:
+        """Take so many: 0, or after how many seconds there will be as many."""
+        return self._pace.take(None, time.monotonic(), cost)
 
 
-def wait_of(pace: Pace, key: str | bytes) -> float:
-    """Take one of a key's: 0, or after how many seconds there will be one."""
-    return pace.take(key, time.monotonic())
+def wait_of(pace: Pace, key: str | bytes, cost: int = 1) -> float:
+    """Take so many of a key's: 0, or after how many seconds there will be as many."""
+    return pace.take(key, time.monotonic(), cost)
 
 
 def source_of(address: str) -> str:

@@ -13,6 +13,8 @@ from peers.relay.store import Quota
 
 DAY_S = 86_400
 HOUR_S = 3_600
+APPEND_COST_BYTES = 64 << 10
+"""A large blob counts like as many appends as it has of these bytes."""
 
 
 class Rate(NamedTuple):
@@ -46,6 +48,7 @@ class Settings(NamedTuple):
     requests_per_connection: Rate = Rate(2_000, 10)
     """Beyond it, the connection is read more slowly."""
     appends_per_connection: Rate = Rate(2_000, 20)
+    """Counted in `APPEND_COST_BYTES`, each begun one."""
     appends_per_mailbox: Rate = Rate(4_000, 40)
     new_mailboxes_per_source: Rate = Rate(200, HOUR_S)
 
@@ -68,9 +71,9 @@ class Pace:
         self._paid_until: dict[Hashable, float] = {}
         self._sweep_at = 1_000
 
-    def take(self, key: Hashable, now: float) -> float:
-        """Take one: 0 if there was one to take, else after how many seconds there will be."""
-        paid = max(now, self._paid_until.get(key, now)) + self._each_s
+    def take(self, key: Hashable, now: float, cost: int = 1) -> float:
+        """Take so many: 0 if there were as many to take, else after how many seconds there will be."""
+        paid = max(now, self._paid_until.get(key, now)) + cost * self._each_s
         wait = paid - now - self._burst_s
         if wait > 1e-9:
             return wait

@@ -208,6 +208,27 @@ def test_too_many_appends_are_refused_for_some_seconds(tmp_path: Path, which: st
     run(scenario())
 
 
+def test_a_large_blob_counts_like_many_appends(tmp_path: Path) -> None:
+    settings = Settings(appends_per_connection=Rate(10, 1000.0))
+
+    async def scenario() -> None:
+        async with relay(tmp_path, settings) as here, here.client() as client:
+            await client.open(ONE)
+            await client.append(ONE.mailbox, bytes(64 << 10))
+            await client.append(ONE.mailbox, bytes(512 << 10))
+            await client.append(ONE.mailbox, bytes(256))
+            with pytest.raises(Refused) as refused:
+                await client.append(ONE.mailbox, bytes(256))
+            assert refused.value.code == "rate"
+        async with relay(tmp_path, settings) as here, here.client() as client:
+            await client.open(ONE)
+            with pytest.raises(Refused) as refused:
+                await client.append(ONE.mailbox, bytes(1 << 20))
+            assert refused.value.code == "rate"
+
+    run(scenario())
+
+
 def test_one_address_may_begin_so_many_mailboxes_and_use_those_that_are(tmp_path: Path) -> None:
     settings = Settings(new_mailboxes_per_source=Rate(3, 3600.0))
 
