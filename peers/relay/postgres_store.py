@@ -11,7 +11,6 @@ with a relay or a connection is made up for by polling.
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import secrets
 from base64 import b64encode
@@ -110,6 +109,7 @@ _NOTICE_KEYS = 400  # of 16 characters and a comma each: a notice has at most 8,
 _CONFLICT_RETRIES = 5
 _USAGE_S = 60.0
 _MAX_KNOWN = 200_000
+_ADVISORY_LOCK = 0x63726474_72656C61
 _Item = TypeVar("_Item")
 
 
@@ -502,29 +502,38 @@ def _short(error: BaseException) -> str:
 
 
 async def _prepare_tables(connection: Any) -> None:
-    """Make the tables, or see that we know them. Raises `Unsupported`."""
-    asyncpg = _asyncpg()
-    for attempt in itertools.count(1):
+    """Make the tables where there are none, or see that we know them. Raises `Unsupported`."""
+    if await _version_of(connection) is None:
+        asyncpg = _asyncpg()
+        # Relays that start at once would make them at once, and disturb one another; not every engine has such locks.
+        with contextlib.suppress(asyncpg.PostgresError):
+            await connection.execute("SELECT pg_advisory_lock($1)", _ADVISORY_LOCK)
         try:
-            for statement in _SCHEMA:
-                await connection.execute(statement)
-            await connection.execute(
-                "INSERT INTO crdtlog_relay_version (version)"
-                " SELECT $1::integer WHERE NOT EXISTS (SELECT 1 FROM crdtlog_relay_version)",
-                _VERSION,
-            )
-            break
-        except (asyncpg.UniqueViolationError, asyncpg.DuplicateTableError, asyncpg.SerializationError):
-            if attempt >= _CONFLICT_RETRIES:  # another relay makes them at this moment
-                raise
-            await asyncio.sleep(0.1 * attempt)
-    with contextlib.suppress(asyncpg.PostgresError):
-        await connection.execute(_STORAGE)
-    version = await connection.fetchval("SELECT max(version) FROM crdtlog_relay_version")
-    if version > _VERSION:
+            if await _version_of(connection) is None:
+                for statement in _SCHEMA:
+                    await connection.execute(statement)
+                with contextlib.suppress(asyncpg.PostgresError):
+                    await connection.execute(_STORAGE)
+                # Last: with it, all of them are there.
+                await connection.execute(
+                    "INSERT INTO crdtlog_relay_version (version) VALUES ($1) ON CONFLICT DO NOTHING", _VERSION
+                )
+        finally:
+            with contextlib.suppress(asyncpg.PostgresError):
+                await connection.execute("SELECT pg_advisory_unlock($1)", _ADVISORY_LOCK)
+    if (await _version_of(connection) or 0) > _VERSION:
         raise Unsupported(
             "the relay's tables were made by a newer crdtlog", "Update crdtlog on this machine."
         )
+
+
+async def _version_of(connection: Any) -> int | None:
+    """The version of the tables, None where there are none."""
+    try:
+        found: int | None = await connection.fetchval("SELECT max(version) FROM crdtlog_relay_version")
+    except _asyncpg().UndefinedTableError:
+        return None
+    return found
 
 
 def _key(mailbox: bytes) -> str:

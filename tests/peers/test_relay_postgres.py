@@ -230,11 +230,28 @@ def test_a_store_that_cannot_be_reached_is_said_to_be_so(postgres: Postgres) -> 
 
 def test_relays_that_start_at_once_make_the_tables_once(maker: PostgresMaker) -> None:
     async def scenario() -> None:
-        stores = [PostgresStore(maker.url) for _ in range(6)]
-        await asyncio.gather(*(store.start(lambda mailbox: None) for store in stores))
-        for store in stores:
-            await store.append(ONE.mailbox, blob(1), NOW)
-            await store.close()
+        for _ in range(2):  # without tables, and with them
+            stores = [PostgresStore(maker.url) for _ in range(8)]
+            await asyncio.gather(*(store.start(lambda mailbox: None) for store in stores))
+            for store in stores:
+                await store.append(ONE.mailbox, blob(1), NOW)
+                await store.close()
+
+
+def test_where_the_tables_are_a_relay_needs_no_right_to_make_any(
+    maker: PostgresMaker, postgres: Postgres
+) -> None:
+    database = maker.url.partition("@/")[2].partition("?")[0]
+
+    async def scenario() -> None:
+        async with maker.opened():
+            pass
+        postgres.sql("CREATE ROLE humble LOGIN", database)
+        tables = ", ".join(f"crdtlog_relay_{name}" for name in ("version", "mailbox", "blob"))
+        postgres.sql(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO humble", database)
+        async with PostgresMaker(maker.url.replace("relay@", "humble@")).opened() as store:
+            assert (await store.append(ONE.mailbox, blob(1), NOW)).number == 1
+            assert await store.expire(NOW + 11, 10) == 1
 
     run(scenario())
 
