@@ -252,11 +252,12 @@ def test_changes_of_watched_mailboxes_are_told(maker: Maker) -> None:
             store.watch(ONE, wanted=True)
             await store.append(ONE, blob(1), NOW)
             await store.append(TWO, blob(1), NOW)
-            assert told == [ONE]
+            assert set(told) == {ONE}  # once or more often
             store.watch(ONE, wanted=False)
             store.watch(TWO, wanted=False)
+            told.clear()
             await store.append(ONE, blob(2), NOW)
-            assert told == [ONE]
+            assert told == []
 
     asyncio.run(within())
 
