@@ -13,6 +13,7 @@ from crdtlog.connection import open_file, switch_to_wal, translated
 from crdtlog.device import Device, Home, load_device
 from crdtlog.errors import NotInitialised, PairingFailed, Unsupported, WrongDevice
 from crdtlog.membership import Genesis, Newcomer
+from crdtlog.rotation import new_secret
 from crdtlog.state import State
 from crdtlog.welcome import Welcome
 
@@ -109,7 +110,7 @@ def _prepare(
 def _found(connection: sqlite3.Connection, path: Path, device: Device, home: Home) -> None:
     founder = newcomer_of(device, "admin")
     genesis = membership.encode_genesis(Genesis(secrets.token_bytes(16), founder, None))
-    epoch, secret = secrets.token_bytes(16), secrets.token_bytes(32)
+    epoch, secret = new_secret()
     epochs.save(home, membership.database_id(genesis), {epoch: secret})
     switch_to_wal(connection, path)
     with translated(path):
