@@ -64,7 +64,7 @@ def picture(db: Database) -> list[Any]:
         sorted(conflicts_of(db), key=repr),
         merge_documents(db),
         {writer: head for writer, head in db.heads().items()},
-        {w.id: w.context for w in db._state.log.writers.values() if w.seq},
+        {w.id: dict(w.context) for w in db._state.log.writers.values() if w.seq},
     ]
 
 
