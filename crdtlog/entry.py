@@ -178,7 +178,10 @@ def compress(raw: bytes) -> bytes:
 
 
 def decompress(packed: bytes, raw_size: int) -> bytes:
-    """The raw payload, which must be exactly as large as declared."""
+    """The raw payload, which must be exactly as large as declared. Raises `Malformed`."""
+    # Of a frame that is to be skipped the library would make room for the length that it claims, up to 4 GiB.
+    if not packed.startswith(zstandard.FRAME_HEADER):
+        raise Malformed("a payload that is not compressed")
     try:
         declared = zstandard.frame_content_size(packed)
         if declared != raw_size:

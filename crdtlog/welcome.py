@@ -57,7 +57,7 @@ def decode(data: bytes) -> Welcome:
         raise Malformed("a welcome without a founding record")
     membership.decode_genesis(genesis)
     secrets = _epochs(epochs)
-    if epoch not in secrets:
+    if not isinstance(epoch, bytes) or epoch not in secrets:
         raise Malformed("a welcome without the secret of its epoch")
     if not isinstance(members, list) or not 0 < len(members) <= _MAX_MEMBERS:
         raise Malformed("a welcome names between one member and the limit")
