@@ -26,6 +26,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
+from crdtlog.clock import MAX_STAMP
 from crdtlog.errors import DamagedDocument
 from crdtlog.kinds import Origin
 from crdtlog.kinds.jsontext import MAX_DEPTH, MAX_NODES
@@ -295,14 +296,16 @@ class _Encoder:
         anchors: list[int] = []
         out: list[object] = [anchors]
         writers = self.writers
+        before: Id | None = None
         was_bare = False
         run: list[Any] = []
         for name in sorted(node.elements):
             element = node.elements[name]
             writer, seq, number = name
             bare, place = element.is_bare(), element.place
-            chained = place is not None and place.right and place.parent == (writer, seq, number - 1)
-            # Positions of one patch end together, so the parent of what is chained is the one just before.
+            # Positions of one patch end together, so the parent of what is chained is the one just before. Only what
+            # was damaged has elements whose parent is missing: they are written as any others.
+            chained = place == Place((writer, seq, number - 1), True) and place.parent == before
             if chained and bare == was_bare:
                 run[3] += -1 if bare else 1
             else:
@@ -313,7 +316,7 @@ class _Encoder:
                 run.append(self.node(element))
             for anchor, anchor_seq in sorted(element.anchors):
                 anchors += (writers[writer], seq, number, writers[anchor], anchor_seq)
-            was_bare = bare
+            before, was_bare = name, bare
         return out
 
     def place(self, place: Place | None) -> object:
@@ -333,7 +336,8 @@ class _Decoder:
         self.writers = list(self.seen)
         if not all(type(writer) is bytes for writer in self.writers):
             raise _unreadable()
-        _check_ints([*self.seen.values(), *origins, *batches])
+        _check_ints(self.seen.values())
+        _check_ints([*origins, *batches], MAX_STAMP)
         self.origins = [Origin(stamp, self.writers[w], seq) for stamp, w, seq in _by(3, origins)]
         # A patch names what its author had seen by these; devices would refuse one that names what is not there.
         if any(origin.seq > self.seen[origin.writer] for origin in self.origins):
@@ -430,9 +434,9 @@ class _Decoder:
         return Place((self.writers[writer], seq, number), bool(right))
 
 
-def _check_ints(numbers: Collection[Any]) -> None:
-    """Require numbers of 63 bits: others could neither be compared nor be encoded again."""
-    if numbers and (set(map(type, numbers)) != _INT or max(numbers) > _MAX_INT or min(numbers) < -_MAX_INT):
+def _check_ints(numbers: Collection[Any], most: int = _MAX_INT) -> None:
+    """Require numbers of 63 bits, or up to `most`: others could neither be compared nor be encoded again."""
+    if numbers and (set(map(type, numbers)) != _INT or max(numbers) > most or min(numbers) < -_MAX_INT):
         raise _unreadable()
 
 
