@@ -97,9 +97,7 @@ class Client:
                 line = self._lines.readline(MAX_LINE_BYTES)
             except OSError:
                 line = b""
-            if not line.endswith(b"\n"):
-                raise _broken()
-            message: Message = json.loads(line)
+            message = _message(line)
             if "error" in message:
                 raise _as_error(message["error"])
             yield message
@@ -127,6 +125,17 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _message(line: bytes) -> Message:
+    """The message in a line of the daemon's. Raises `DaemonUnavailable` for what is none: the line broke off."""
+    try:
+        message = json.loads(line) if line.endswith(b"\n") else None
+    except (ValueError, RecursionError):
+        message = None
+    if not isinstance(message, dict) or not isinstance(message.get("error", {}), dict):
+        raise _broken()
+    return message
 
 
 def _broken() -> Exception:

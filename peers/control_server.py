@@ -46,7 +46,7 @@ class Channel:
             if not line:
                 raise EOFError
             message = json.loads(line)
-        except (ValueError, ConnectionError) as error:
+        except (ValueError, RecursionError, ConnectionError) as error:
             raise Usage("a control message is one line of JSON") from error
         if not isinstance(message, dict):
             raise Usage("a control message is a JSON object")
