@@ -10,6 +10,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 JOBS ?= auto
 ROWS ?= 100000
+SECONDS ?= 600
 TESTS ?= tests
 CONNECTIONS ?= 10000
 STORE ?=
@@ -20,7 +21,7 @@ BIN := .venv/bin
 # Runs the pip that belongs to .venv, or another pip on .venv's behalf where .venv has none (see .venv/.made).
 PIP = $$(cat .venv/.made) --disable-pip-version-check -qq --require-virtualenv
 
-.PHONY: help demo test test-all lint types format bench bench-full bench-relay old-sqlite yjs lock clean setup setup-dev
+.PHONY: help demo test test-all fuzz lint types format bench bench-full bench-relay old-sqlite yjs lock clean setup setup-dev
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -33,6 +34,10 @@ test: .venv/.dev old-sqlite yjs ## Run the tests in parallel (TESTS=path to choo
 
 test-all: .venv/.dev old-sqlite yjs ## Run the slow tests too
 	@$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 $(TESTS) $(ARGS)
+
+# `make test` takes a part of it, the same each time.
+fuzz: .venv/.dev ## Search for bytes that do harm, longer than the tests do (SECONDS=3600, ARGS="--target NAME")
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
 
 lint: .venv/.dev ## Check style and formatting
 	@$(BIN)/python -m ruff check .
