@@ -382,7 +382,7 @@ class _Decoder:
         at = start + 1
         for batch, first, count in _by(3, data[start]):
             level, stamp = self.batches[batch]
-            if not -_MAX_INT <= first <= _MAX_INT:
+            if not (first >= -_MAX_INT and first + count <= _MAX_INT):
                 raise _unreadable()
             for index in range(first, first + count):
                 key = data[at]
@@ -398,9 +398,8 @@ class _Decoder:
         self.deeper()
         elements, writers = node.elements, self.writers
         for number_of_writer, seq, first, count, where, *contents in data[start + 1 :]:
-            if type(seq) is not int or not (
-                -_MAX_INT <= first <= _MAX_INT and -_MAX_RUN <= count <= len(contents)
-            ):
+            is_bounded = seq >= 0 and first >= 0 and first + abs(count) <= _MAX_INT
+            if type(seq) is not int or not (is_bounded and -_MAX_RUN <= count <= len(contents)):
                 raise _unreadable()
             writer = writers[number_of_writer]
             if seq > self.seen[writer]:

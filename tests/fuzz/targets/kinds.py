@@ -193,7 +193,11 @@ def _json_document() -> Subject:
         MSGPACK,
         write=jsonstate.encode,
         alike=lambda one, two: jsonstate.encode(one) == jsonstate.encode(two),
-        known=[pack([1, [A, 2], [2, 0, 2], [], [0, 1, [], [0, 2, 0, 1, 0, [0, "1"]]]])],
+        # An element chained to one that is not there; names out of all bounds.
+        known=[
+            pack([1, [A, 2], [2, 0, 2], [], [0, 1, [], [0, *name, 1, 0, [0, "1"]]]])
+            for name in ([2, 0], [-(1 << 63), 0], [2, 1 - (1 << 63)], [2, (1 << 63) - 1])
+        ],
     )
 
 
