@@ -98,6 +98,7 @@ def search(
 def work(job: dict[str, Any]) -> dict[str, Any]:
     """Do what `search` asks for; returns the fields of its report."""
     subject = (TARGETS | FAULTY)[job["target"]].make()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _bound_memory()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     faulthandler.register(signal.SIGALRM, chain=True)  # first says where it hangs, then dies of it

@@ -4,10 +4,12 @@ A new reader gets a function beside its like that makes its `Subject`, and a lin
 reads, and what its clients read of it, belongs into a file `relay.py` here, its list added to `TARGETS`.
 """
 
-from tests.fuzz.targets import faulty, kinds, log, machines, schemas, wire
+from tests.fuzz.targets import applying, faulty, kinds, log, machines, schemas, wire
 from tests.fuzz.trial import Target
 
 TARGETS: dict[str, Target] = {
-    target.name: target for module in (log, schemas, kinds, wire, machines) for target in module.TARGETS
+    target.name: target
+    for module in (log, schemas, kinds, wire, machines, applying)
+    for target in module.TARGETS
 }
 FAULTY: dict[str, Target] = {target.name: target for target in faulty.TARGETS}
