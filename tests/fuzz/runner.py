@@ -23,8 +23,10 @@ from tests.fuzz.targets import FAULTY, TARGETS
 from tests.fuzz.trial import ACCEPTED, Subject, attempt, place
 
 ROOT = Path(__file__).resolve().parents[2]
-#: A case that takes longer counts as a hang; the slowest honest ones take a hundredth.
+#: A case that keeps the processor busy for longer counts as a hang; the slowest honest ones take a hundredth.
 HANG_SECONDS = 5
+#: So much longer it may wait: for its turn on a busy machine, or for ever, which is a hang too.
+_PATIENCE = 20
 #: What a target may use beside what the interpreter and its libraries use already.
 MEMORY_BYTES = 1 << 30
 #: Cases that were kept because something new came of them.
@@ -86,8 +88,12 @@ def search(
             return Report(target, **said, findings=findings)
         path = Path(directory) / "case"
         case = path.read_bytes() if path.exists() else b""
-        hung = done.returncode == -signal.SIGALRM
-        why = f"took more than {hang_seconds:g} seconds" if hung else f"ended the process ({done.returncode})"
+        hung = done.returncode in (-signal.SIGPROF, -signal.SIGALRM)
+        why = (
+            f"took more than {hang_seconds:g} seconds, or waited for ever"
+            if hung
+            else f"ended the process ({done.returncode})"
+        )
         told = done.stderr.decode(errors="replace")[-4_000:]
         return Report(target, 0, 0, 0, time.monotonic() - started, [Finding(target, case, f"{why}\n{told}")])
 
@@ -100,8 +106,9 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     subject = (TARGETS | FAULTY)[job["target"]].make()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _bound_memory()
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    faulthandler.register(signal.SIGALRM, chain=True)  # first says where it hangs, then dies of it
+    for alarm in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(alarm, signal.SIG_DFL)
+        faulthandler.register(alarm, chain=True)  # first says where it hangs, then dies of it
     started = time.monotonic()
     findings: dict[str, Finding] = {}
     outcomes: set[str] = set()
@@ -113,7 +120,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
                 break
             tried += 1
             _remember(file.fileno(), case)
-            signal.setitimer(signal.ITIMER_REAL, job["hang"])
+            _watch(job["hang"])
             try:
                 outcome = attempt(subject, case)
                 accepted += outcome == ACCEPTED
@@ -123,7 +130,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
                 outcome = place(error)
                 if outcome not in findings or len(case) < len(findings[outcome].case):
                     findings[outcome] = Finding(job["target"], case, f"{outcome}: {str(error)[:300]}")
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            _watch(0)
             if outcome not in outcomes or (outcome == ACCEPTED and accepted & (accepted - 1) == 0):
                 outcomes.add(outcome)
                 if len(kept) < len(subject.seeds) + MAX_KEPT:
@@ -145,6 +152,12 @@ def _cases(subject: Subject, kept: list[bytes], seed: int) -> Iterator[bytes]:
     mutator = Mutator(choose, subject.form, subject.words)
     while True:
         yield mutator.case(choose.choice(kept), choose.choice(kept))
+
+
+def _watch(seconds: float) -> None:
+    """End the process unless this is called again in time; 0: no longer."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds * _PATIENCE)
 
 
 def _remember(descriptor: int, case: bytes) -> None:

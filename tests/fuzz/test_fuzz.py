@@ -33,10 +33,11 @@ def test_the_search_finds_what_is_another_value_once_it_is_written_and_read_agai
     assert "another value" in found("faulty.forgets").what
 
 
-def test_the_search_finds_a_case_that_hangs() -> None:
-    finding = found("faulty.hangs", hang_seconds=0.5)
+@pytest.mark.parametrize(("name", "case", "seconds"), [("hangs", b"hang", 0.5), ("waits", b"wait", 0.05)])
+def test_the_search_finds_a_case_that_hangs(name: str, case: bytes, seconds: float) -> None:
+    finding = found(f"faulty.{name}", hang_seconds=seconds)
 
-    assert finding.case == b"hang"
+    assert finding.case == case
     assert "seconds" in finding.what
     assert "in read" in finding.what, "the report says where"
 

@@ -38,6 +38,15 @@ def _hangs() -> Subject:
     return Subject([b"fine", b"hang"], read, (Malformed,))
 
 
+def _waits() -> Subject:
+    def read(case: bytes) -> Any:
+        if case == b"wait":
+            signal.pause()
+        return case
+
+    return Subject([b"fine", b"wait"], read, (Malformed,))
+
+
 def _dies() -> Subject:
     def read(case: bytes) -> Any:
         if case == b"die":
@@ -55,6 +64,7 @@ TARGETS = [
     Target("faulty.deep", 3_000, _deep),
     Target("faulty.forgets", 10, _forgets),
     Target("faulty.hangs", 10, _hangs),
+    Target("faulty.waits", 10, _waits),
     Target("faulty.dies", 10, _dies),
     Target("faulty.swallows", 10, _swallows),
 ]
