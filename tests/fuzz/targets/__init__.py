@@ -1,15 +1,14 @@
 """Everything that reads bytes which somebody else may have written, by name.
 
-A new reader gets a function beside its like that makes its `Subject`, and a line in that file's list. What a relay
-reads, and what its clients read of it, belongs into a file `relay.py` here, its list added to `TARGETS`.
+A new reader gets a function beside its like that makes its `Subject`, and a line in that file's list.
 """
 
-from tests.fuzz.targets import applying, faulty, kinds, log, machines, schemas, wire
+from tests.fuzz.targets import applying, faulty, kinds, log, machines, relay, schemas, wire
 from tests.fuzz.trial import Target
 
 TARGETS: dict[str, Target] = {
     target.name: target
-    for module in (log, schemas, kinds, wire, machines, applying)
+    for module in (log, schemas, kinds, wire, machines, relay, applying)
     for target in module.TARGETS
 }
 FAULTY: dict[str, Target] = {target.name: target for target in faulty.TARGETS}
