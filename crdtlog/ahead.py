@@ -18,8 +18,10 @@ from crdtlog.rowdocs import Name
 from crdtlog.rows import document_key
 from crdtlog.state import State
 
-#: So long at a time; the next call goes on with the entries that are left.
+#: So long, or so many patches, at a time: about what one hold of the lock applies. The next call goes on with the
+#: entries that are left, and what was worked out for more of them is forgotten by then.
 _SECONDS = 0.5
+_PATCHES = 200
 
 _Place = tuple[int, object, Name]
 
@@ -41,21 +43,23 @@ def merge_ahead(state: State, signed: Sequence[bytes]) -> int:
     state.documents(TEXT).remember()
     until = time.monotonic() + _SECONDS
     ends: _Ends = {}
+    patches = 0
     for index, blob in enumerate(signed):
         try:
-            _merge_entry(state, blob, ends)
+            patches += _merge_entry(state, blob, ends)
         except CrdtlogError:
             return index + 1  # whatever is wrong with it is found, and told, when it is accepted
-        if time.monotonic() > until:
+        if patches >= _PATCHES or time.monotonic() > until:
             return index + 1
     return len(signed)
 
 
-def _merge_entry(state: State, blob: bytes, ends: _Ends) -> None:
+def _merge_entry(state: State, blob: bytes, ends: _Ends) -> int:
+    """Have an entry's text patches merged; returns how many."""
     item = entry.decode(entry.split(blob).body)
     writer = state.log.writers.get(item.writer)
     if item.kind != "data" or (writer is not None and item.seq <= writer.seq):
-        return
+        return 0
     jobs: list[tuple[_Place, Merge]] = []
     for section in decode_data(item.payload(), item.first_stamp, item.last_stamp).sections:
         tracked = state.tables.get(section.table)
@@ -64,6 +68,7 @@ def _merge_entry(state: State, blob: bytes, ends: _Ends) -> None:
     done = state.documents(TEXT).merge([job for _, job in jobs]) if jobs else []
     for (place, asked), merged in zip(jobs, done, strict=True):
         ends[place] = None if merged.tried else _end(asked, merged)
+    return len(jobs)
 
 
 def _jobs(
