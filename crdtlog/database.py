@@ -31,15 +31,14 @@ from crdtlog.device import Device, Home
 from crdtlog.drain import Drained, Drainer
 from crdtlog.live import Live, each
 from crdtlog.log import Batch
-from crdtlog.mark import Mark
 from crdtlog.members import Member
 from crdtlog.membership import Newcomer
 from crdtlog.merge_check import Unmerged, unmerged
 from crdtlog.opening import file_time_ms, join_state, new_writer, open_state
-from crdtlog.reauthoring import reauthor
 from crdtlog.restore import Restored, restore_value
 from crdtlog.snapshot import Snapshot, snapshot
 from crdtlog.state import State
+from crdtlog.telling import Telling
 from crdtlog.tracking import TableStatus
 from crdtlog.values import Value
 from crdtlog.versions import Head
@@ -48,7 +47,6 @@ from crdtlog.watch import Change, watch
 if TYPE_CHECKING:
     from pycrdt import Array, Doc, Map, Text
 
-_MOST_UNCONFIRMED = 10_000
 _CLOCK_TOLERANCE_MS = 5 * 60 * 1000
 
 
@@ -62,7 +60,7 @@ class Database:
         self._data_version = -1
         self._live: list[Live] = []
         self.home = home
-        self._mark = Mark(home, state.database)
+        self._telling = Telling(state, home)
         #: how many entries were written anew when the file was opened; None if its log went on as it was
         self.written_anew: int | None = None
 
@@ -304,51 +302,24 @@ class Database:
 
         False if others may know other entries under its numbers (a restored or copied file): then `begin_anew`.
         """
-        state = self._state
-        state.refresh()
-        own = state.writer
-        if state.confirmed != (own.id, own.seq):
-            known = self._mark.advance(own.id, self._hash_of, self._hashes_behind)
-            if known is None:
-                return False
-            state.confirmed = (own.id, known)
-        return True
+        return self._telling.confirm()
 
     def unconfirmed(self) -> dict[int, bytes]:
         """The hashes of this device's last entries that others cannot know, by sequence number."""
-        own = self._state.writer
-        return dict(
-            self._state.connection.execute(
-                "SELECT seq, hash FROM crdtlog__log WHERE writer = ? AND seq > ? ORDER BY seq DESC LIMIT ?",
-                (own.number, self._state.confirmed_seq, _MOST_UNCONFIRMED),
-            )
-        )
+        return self._telling.unconfirmed()
 
     def begin_anew(self) -> int:
         """Go on as a new writer, and write anew the own entries that nobody else can have (R11); returns how many.
 
         What is captured is drained first, under the old name.
         """
-        state = self._state
         self.drain_all()
-        state.warm(state.tables.values())
-        known, _ = self._mark.read(self.writer, self._hash_of)
-        with state.transaction():
-            return reauthor(state, self._drainer, known + 1, new_writer(state.device))
+        return self._telling.begin_anew(self._drainer)
 
     def check_mark(self) -> None:
         """Go on as a new writer if others may know more of this log than it holds."""
-        known, is_behind = self._mark.read(self.writer, self._hash_of)
-        self._state.confirmed = (self.writer, known)
-        if is_behind:
+        if self._telling.is_behind():
             self.written_anew = self.begin_anew()
-
-    def _hash_of(self, seq: int) -> bytes | None:
-        return self._state.log.hash_of(self._state.writer.number, seq)
-
-    def _hashes_behind(self, seq: int) -> list[bytes]:
-        sql = "SELECT hash FROM crdtlog__log WHERE writer = ? AND seq > ? ORDER BY seq"
-        return [digest for (digest,) in self._state.connection.execute(sql, (self._state.writer.number, seq))]
 
     def data_changed(self) -> bool:
         """Whether another connection committed since this was last asked."""

@@ -60,8 +60,6 @@ class State:
         self.tables: dict[bytes, Tracked] = {}
         self.log = Log(connection)
         self.undone = 0
-        #: a writer of this device, and how many of its entries others may know; see `mark`
-        self.confirmed = (b"", 0)
         self._generation: object = None
         self._position = -1
         self._schema_version = -1
@@ -196,12 +194,6 @@ class State:
         """Go on as another writer, inside the caller's transaction."""
         catalog.set_meta(self.connection, "writer", writer)
         self.bump()
-
-    @property
-    def confirmed_seq(self) -> int:
-        """The last entry of the own log that others may know."""
-        writer, seq = self.confirmed
-        return seq if writer == self.writer.id else 0
 
     @property
     def epoch(self) -> bytes:
