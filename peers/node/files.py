@@ -356,7 +356,7 @@ async def open_shared_file(path: Path, home: Home) -> SharedFile:
 
 
 def _anew(count: int) -> str:
-    again = f" ({count} of its entries were written anew)" if count else ""
+    again = f" (entries written anew: {count})" if count else ""
     return (
         f"the file was restored from a backup, or copied: its log goes on as a new one{again}, and what others still "
         "have of the old one comes back"

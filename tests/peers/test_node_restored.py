@@ -100,7 +100,7 @@ def test_more_was_written_since_than_others_have_under_the_same_numbers(
             async with phone.node():
                 await until(lambda: len(laptop.notes()) == 6)
                 await until(lambda: laptop.notes() == phone.notes())
-            assert phone.said("4 of its entries were written anew")
+            assert phone.said("entries written anew: 4")
 
     run(scenario())
     assert laptop.verified().state == phone.verified().state
