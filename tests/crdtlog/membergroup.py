@@ -260,3 +260,13 @@ def picture(found: Evaluated) -> object:
     """What devices must agree on."""
     epochs = {name: [(each.depth, each.recipients) for each in those] for name, those in found.epochs.items()}
     return found.members, found.conflicts, epochs
+
+
+def roles(peer: Peer) -> dict[str, str | None]:
+    return {standing.newcomer.name: standing.role for standing in peer.state().members.values()}
+
+
+def agree(*peers: Peer) -> None:
+    first, *others = [picture(peer.state()) for peer in peers]
+    assert all(other == first for other in others)
+    assert all(peer.applied == peers[0].applied for peer in peers)
