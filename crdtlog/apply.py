@@ -64,8 +64,8 @@ def author_of(state: State, item: Entry, before: Mapping[bytes, int]) -> Author:
     return Author(writer.number, item.seq, covered)
 
 
-def apply_data(state: State, item: Entry) -> tuple[int, dict[str, list[int]]]:
-    """Merge a data entry into documents and rows; returns its rows, and counts by table for people.
+def apply_data(state: State, item: Entry, before: Mapping[bytes, int]) -> tuple[int, dict[str, list[int]]]:
+    """Merge a data entry, after its log's context `before`; returns its rows, and counts by table for people.
 
     Raises `Malformed`, `EntryRefused`, `TablePaused`, or signals `CaptureFirst`; the caller undoes what was begun.
     """
@@ -77,7 +77,7 @@ def apply_data(state: State, item: Entry) -> tuple[int, dict[str, list[int]]]:
         section_check.check_rows(tracked, section, named.setdefault(tracked.number, set()))
         section_check.check_exact(state, tracked, section, payload.odd)
         counts.setdefault(tracked.name, [0, 0, 0])[section.operation] += section.rows
-    author = author_of(state, item, state.log.writer(item.writer).context)
+    author = author_of(state, item, before)
     apply_sections(state, item, payload.sections, author, odd=payload.odd)
     return sum(section.rows for section in payload.sections), counts
 

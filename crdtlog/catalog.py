@@ -13,15 +13,20 @@ from crdtlog import document
 from crdtlog.clock import SQL_MS_BIAS
 from crdtlog.schema import Column, Table, quote
 
-FORMAT = 2
+FORMAT = 3
 
 _TABLES = """
 CREATE TABLE crdtlog__meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE crdtlog__device (
     id BLOB PRIMARY KEY, name TEXT, role TEXT, sign_key BLOB, receive_key BLOB, certificate BLOB, added_by BLOB,
-    confirmed INTEGER, add_writer BLOB, add_seq INTEGER, add_hash BLOB, seen_ms INTEGER) WITHOUT ROWID;
+    removed_by BLOB, confirmed INTEGER, seen_ms INTEGER) WITHOUT ROWID;
 CREATE TABLE crdtlog__writer (
-    id INTEGER PRIMARY KEY, writer BLOB UNIQUE, device BLOB, seq INTEGER, hash BLOB, last_stamp INTEGER, context BLOB);
+    id INTEGER PRIMARY KEY, writer BLOB UNIQUE, device BLOB, seq INTEGER, hash BLOB, last_stamp INTEGER, context BLOB,
+    applied INTEGER);
+CREATE TABLE crdtlog__context (
+    writer INTEGER, seq INTEGER, member INTEGER, context BLOB, PRIMARY KEY (writer, seq)) WITHOUT ROWID;
+CREATE TABLE crdtlog__aside (
+    id INTEGER PRIMARY KEY, at_ms INTEGER, tab INTEGER, key, slot INTEGER, value, gone INTEGER, reason TEXT);
 CREATE TABLE crdtlog__log (
     position INTEGER PRIMARY KEY, writer INTEGER, seq INTEGER, hash BLOB, kind TEXT, stamp INTEGER,
     received_ms INTEGER, rows INTEGER, summary TEXT, signed BLOB, UNIQUE (writer, seq));
@@ -70,6 +75,12 @@ CREATE VIEW crdtlog_conflicts AS
          LEFT JOIN crdtlog__device d ON d.id = w.device
          LEFT JOIN crdtlog__column n ON n.tab = c.tab AND n.slot = c.slot
     WHERE c.hidden = 0;
+CREATE VIEW crdtlog_aside AS
+    SELECT t.name AS "table", a.key AS key, n.name AS "column", a.value AS value, a.gone AS deleted,
+           strftime('%Y-%m-%dT%H:%M:%fZ', a.at_ms / 1000.0, 'unixepoch') AS at, a.reason AS reason
+    FROM crdtlog__aside a JOIN crdtlog__table t ON t.id = a.tab
+         LEFT JOIN crdtlog__column n ON n.tab = a.tab AND n.slot = a.slot
+    ORDER BY a.id;
 """
 
 
@@ -82,10 +93,34 @@ def create(connection: sqlite3.Connection) -> None:
 
 
 def upgrade(connection: sqlite3.Connection) -> None:
-    """Bring a file of format 1 to today's: it has no merge documents yet. Inside the caller's transaction."""
-    for statement in _TABLES.split(";\n"):
-        if "crdtlog__merge" in statement or "crdtlog__kind" in statement:
-            connection.execute(statement)
+    """Bring a file of an earlier format to today's, inside the caller's transaction.
+
+    Format 1 had no merge documents; format 2 applied all that it held, and knew no member that was removed.
+    """
+    statements = {
+        name: statement
+        for statement in _TABLES.split(";\n")
+        for name in [statement.partition(" (")[0].rpartition(" ")[2]]
+    }
+    if get_meta(connection, "format") == 1:
+        connection.execute(statements["crdtlog__merge"])
+        connection.execute(statements["crdtlog__kind"])
+    devices = "id, name, role, sign_key, receive_key, certificate, added_by, confirmed, seen_ms"
+    writers = "id, writer, device, seq, hash, last_stamp, context"
+    for name, columns, more in (
+        ("crdtlog__device", devices, ""),
+        ("crdtlog__writer", f"{writers}, applied", ", seq"),
+    ):
+        kept = columns.removesuffix(", applied") + more
+        rows = connection.execute(f"SELECT {kept} FROM {name}").fetchall()
+        connection.execute(f"DROP TABLE {name}")
+        connection.execute(statements[name])
+        marks = ", ".join("?" * len(columns.split(", ")))
+        connection.executemany(f"INSERT INTO {name} ({columns}) VALUES ({marks})", rows)
+    connection.execute(statements["crdtlog__context"])
+    connection.execute(statements["crdtlog__aside"])
+    connection.execute(next(view for view in _VIEWS.split(";\n") if "VIEW crdtlog_aside" in view))
+    set_meta(connection, "first_epoch", get_meta(connection, "epoch"))
     set_meta(connection, "format", FORMAT)
 
 

@@ -27,14 +27,14 @@ from crdtlog.accept import Applied
 from crdtlog.check import Difference, Progress, Verified, no_progress
 from crdtlog.clock import stamp_ms
 from crdtlog.connection import escaping_text, translate
-from crdtlog.device import Device, Home
+from crdtlog.device import Device, Home, new_writer
 from crdtlog.drain import Drained, Drainer
 from crdtlog.live import Live, each
 from crdtlog.log import Batch
 from crdtlog.members import Member
-from crdtlog.membership import Newcomer
+from crdtlog.membership import Conflict, Newcomer
 from crdtlog.merge_check import Unmerged, unmerged
-from crdtlog.opening import file_time_ms, join_state, new_writer, open_state
+from crdtlog.opening import file_time_ms, join_state, open_state
 from crdtlog.restore import Restored, restore_value
 from crdtlog.snapshot import Snapshot, snapshot
 from crdtlog.state import State
@@ -207,6 +207,7 @@ class Database:
         `merge` gives columns another kind than they have (`register` at first), also in a table that is tracked.
         Raises `NoSuchTable`, `Untrackable`, `Usage`.
         """
+        self._state.require_writer()
         table_here = schema.read_table(self._state.connection, table)
         rows_ms = file_time_ms(self.path)
         with self._state.transaction():
@@ -359,6 +360,11 @@ class Database:
         """The devices of the database, this one first."""
         return members.members(self._state)
 
+    def devices(self) -> list[Member]:
+        """All devices that belong or belonged, removed ones (role None) last."""
+        self._state.refresh()
+        return members.members(self._state, removed=True)
+
     def add_member(self, newcomer: Newcomer) -> None:
         """Add a device, by an entry of the log; one that belongs already (and lost its file) stays as it is.
 
@@ -366,6 +372,26 @@ class Database:
         """
         with self._state.transaction():
             members.add(self._state, newcomer)
+
+    def change_role(self, device: bytes, role: str) -> None:
+        """Have a device do more, or less: `admin`, `writer` or `reader`.
+
+        Raises `EntryRefused` if this device may not say so, `Usage` for no member and for the last admin.
+        """
+        self.drain_all()
+        with self._state.transaction():
+            members.change_role(self._state, device, role)
+
+    def remove_member(self, device: bytes) -> None:
+        """Have a device belong no more, or leave (its own id). Raises as `change_role`."""
+        self.drain_all()
+        with self._state.transaction():
+            members.remove(self._state, device)
+
+    def admins_conflict(self) -> list[Conflict]:
+        """The devices about which admins who did not know of one another said different things."""
+        self._state.refresh()
+        return [] if self._state.group.is_plain else self._state.group.found.conflicts
 
     def welcome(self) -> bytes:
         """What a new device needs to join; secret, for the inside of a pairing only."""
@@ -432,6 +458,7 @@ class Database:
         may also be written with the beginning of the writer's id, or with the device's name if unique: "laptop:12".
         All or nothing. Raises `NoSuchTable`, `NoSuchRow`, `NoSuchVersion`, `TablePaused`, `Usage`.
         """
+        self._state.require_writer()
         return restore_value(self._state, self._drainer, table, key, column, dot)
 
     def log(self, kind: str | None = None, after: int = 0) -> list[dict[str, Any]]:

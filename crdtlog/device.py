@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # loading cryptography takes as long as starting Python: only
 KEY_FILE_NAME = "device.json"
 KEY_FILE_VERSION = 1
 MAX_KEY_FILE_BYTES = 64 * 1024
+_WRITER_RANDOM_BYTES = 8
 MAX_NAME_CHARACTERS = 64
 DEVICE_ID_BYTES = 16
 
@@ -310,6 +311,11 @@ class Device:
         same key.
         """
         return self.sign.sign(domain + body)
+
+
+def new_writer(device: Device) -> bytes:
+    """A fresh writer id of a device: its id and random bytes, as a restored device cannot know which it has used."""
+    return device.id + secrets.token_bytes(_WRITER_RANDOM_BYTES)
 
 
 def verify_bytes(sign_key: bytes, domain: bytes, body: bytes, signature: bytes) -> bool:

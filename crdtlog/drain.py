@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from crdtlog import capture, catalog
+from crdtlog import capture, catalog, retracting
 from crdtlog.catalog import Tracked
 from crdtlog.changes import Batch, write_changes
 from crdtlog.clock import julian
@@ -18,6 +18,7 @@ from crdtlog.connection import Row, escaping_text, execute_rows
 from crdtlog.errors import TooLarge
 from crdtlog.payload import MAX_ROWS, TARGET_RAW_BYTES
 from crdtlog.remembered import WorkFirst
+from crdtlog.retracting import READER
 from crdtlog.rows import joined_sql
 from crdtlog.state import State
 from crdtlog.values import Key, key_text, pack
@@ -101,10 +102,13 @@ def capture_rows(state: State, tracked: Tracked, keys: Iterable[Key], *, odd: bo
 def drain(state: State, drainer: "Drainer") -> Drained:
     """One step; what takes long with merging cells is worked out before the write lock is taken.
 
-    Its answers are remembered: see `State.forget_answers`.
+    Its answers are remembered: see `State.forget_answers`. Where this device may not write, what was captured is taken
+    back and put aside, or (it was removed) left as it is.
     """
     for _ in range(PATIENCE):
         state.refresh()
+        if not state.may_write:
+            return _put_aside(state, drainer)
         drainer.prepare()
         with state.transaction(), state.quick():
             try:
@@ -116,6 +120,22 @@ def drain(state: State, drainer: "Drainer") -> Drained:
     # Somebody writes to these cells all the time.
     with state.transaction():
         return drainer.step()
+
+
+def _put_aside(state: State, drainer: "Drainer") -> Drained:
+    """What was captured on a reader's device: rows are as they were, and what was written is kept aside."""
+    if state.role(state.device.id) is None or not has_pending(state):
+        return Drained(0, 0, False)
+    rows = 0
+    with state.transaction():
+        before = state.log.position()
+        while has_pending(state):
+            drainer.prepare()
+            rows += drainer.step().rows
+        drainer.rest()
+        if rows:
+            retracting.take_back(state, before + 1)
+    return Drained(0, rows, False, f"{READER}: what was written here ({rows} rows) was undone, and put aside")
 
 
 class Drainer:
@@ -168,6 +188,8 @@ class Drainer:
     def settle(self) -> bool:
         """Drain once if anything waits, inside the caller's transaction; whether nothing waits now."""
         if has_pending(self._state):
+            if not self._state.may_write:
+                return False
             step = self.step()
             if step.more or has_pending(self._state):
                 return False

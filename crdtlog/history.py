@@ -13,6 +13,7 @@ from crdtlog.catalog import Tracked
 from crdtlog.connection import translated
 from crdtlog.document import Document, Version
 from crdtlog.finding import Row, find_row, slot_of
+from crdtlog.log import APPLIED
 from crdtlog.merge_history import PatchedValues
 from crdtlog.payload import DELETE, INSERT, UPDATE, Patch, Section, decode_data
 from crdtlog.rows import document_key
@@ -118,8 +119,8 @@ def _spelled_one_way(tracked: Tracked, key: Key) -> list[bytes]:
 
 
 def written_by(state: State, tracked: Tracked, key: Key, number: int, seq: int) -> Write | None:
-    """What one entry wrote of a row; None if it is not held, is not about rows, or does not name this one."""
-    sql = "SELECT 1 FROM crdtlog__log WHERE writer = ? AND seq = ? AND kind = 'data'"
+    """What one entry wrote of a row; None if it is not applied, is not about rows, or does not name this one."""
+    sql = f"SELECT 1 FROM {APPLIED} AND l.writer = ? AND l.seq = ? AND l.kind = 'data'"
     if state.connection.execute(sql, (number, seq)).fetchone() is None:
         return None
     write = _write_in(tracked, key, state.log.sections(number, seq), number, seq)

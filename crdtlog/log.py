@@ -1,12 +1,16 @@
-"""The logs inside the file: every writer's entries, heads and contexts.
+"""The logs inside the file: every writer's entries, how far they are applied, and their contexts.
 
 All logs share one local order, `position`, in which an entry always stands behind everything its context names: it is a
 linear extension of causality, so sending entries in this order makes each of them deliverable on arrival.
 
+What is *held* is passed on; of each log a beginning is *applied*, mostly all of it: the rest does not count, or rests
+on what does not count (`membership`). Sessions exchange by what is held, contexts name what is applied.
+
 Invariants:
  L1  each log is gapless: entry n+1 is stored only on top of entry n, whose hash it names (R9);
- L2  an entry is stored in the same transaction that merged it into documents and rows, or that drained it (R10);
- L3  an entry is stored only when its context is covered by the heads held, and their hashes agree.
+ L2  an entry is applied from the transaction on that merged it into documents and rows, or that drained it (R10);
+ L3  an entry is stored only when its context is covered by what is held, and the hashes agree;
+ L4  an entry is applied only when its context, and its log before it, is applied.
 """
 
 import sqlite3
@@ -26,10 +30,16 @@ from crdtlog.versions import MAX_SEQ, Head, Named, context_difference, device_of
 _DECODED_ENTRIES = 256
 _DECODED_BYTES = 32 << 20
 
+#: Entries that are merged, `l`, of which more may be asked with AND.
+APPLIED = "crdtlog__log l JOIN crdtlog__writer w ON w.id = l.writer WHERE l.seq <= w.applied"
+
 
 @dataclass(slots=True)
 class Writer:
-    """One log: local number, global id, last entry, and the context of that entry as writer id → sequence number."""
+    """One log: local number, global id, last entry, and the context of that entry as writer id → sequence number.
+
+    `applied` is the number of the last entry that is merged into documents and rows.
+    """
 
     number: int
     id: bytes
@@ -37,6 +47,7 @@ class Writer:
     hash: bytes = b""
     last_stamp: int = 0
     context: dict[bytes, int] = field(default_factory=dict)
+    applied: int = 0
 
     @property
     def head(self) -> Head:
@@ -93,6 +104,7 @@ class Log:
         self.ids: dict[int, bytes] = {}
         self._decoded: OrderedDict[tuple[int, int], _Decoded] = OrderedDict()
         self._decoded_bytes = 0
+        self._contexts: dict[bytes, tuple[int, list[tuple[int, list[tuple[bytes, int]]]]]] = {}
         #: While rows are made anew from entries that are held: the position of the one at hand. What stands behind it
         #: has not happened yet.
         self.horizon = MAX_SEQ
@@ -103,14 +115,16 @@ class Log:
         self.writers.clear()
         self.by_number.clear()
         self.ids.clear()
-        for number, writer, seq, digest, last, context in self._connection.execute(
-            "SELECT id, writer, seq, hash, last_stamp, context FROM crdtlog__writer"
+        for number, writer, seq, digest, last, context, applied in self._connection.execute(
+            "SELECT id, writer, seq, hash, last_stamp, context, applied FROM crdtlog__writer"
         ):
-            self._remember(Writer(number, writer, seq, digest, clock.from_sql(last), dict(unpack(context))))
+            context = dict(unpack(context))
+            self._remember(Writer(number, writer, seq, digest, clock.from_sql(last), context, applied))
 
     def forget(self) -> None:
         """Forget decoded entries: some may never have been, as when the transaction that wrote them was undone."""
         self._decoded.clear()
+        self._contexts.clear()
         self._decoded_bytes = 0
 
     def _remember(self, writer: Writer) -> None:
@@ -121,6 +135,19 @@ class Log:
     def heads(self) -> dict[bytes, Head]:
         """The last entry held of every log that has one."""
         return {writer.id: writer.head for writer in self.writers.values() if writer.seq}
+
+    def applied(self) -> dict[bytes, int]:
+        """The last entry applied of every log that has one."""
+        return {writer.id: writer.applied for writer in self.writers.values() if writer.applied}
+
+    def is_applied(self, writer: bytes, seq: int) -> bool:
+        """Whether an entry is merged into documents and rows."""
+        log = self.writers.get(writer)
+        return log is not None and log.applied >= seq
+
+    def lags(self) -> list[Writer]:
+        """The logs of which not all that is held is applied."""
+        return [writer for writer in self.writers.values() if writer.applied < writer.seq]
 
     def position(self) -> int:
         """The last position of the local order."""
@@ -134,7 +161,8 @@ class Log:
         if known is not None:
             return known
         number = self._connection.execute(
-            "INSERT INTO crdtlog__writer (writer, device, seq, hash, last_stamp, context) VALUES (?, ?, 0, x'', ?, ?)",
+            "INSERT INTO crdtlog__writer (writer, device, seq, hash, last_stamp, context, applied) "
+            "VALUES (?, ?, 0, x'', ?, ?, 0)",
             (writer_id, device_of(writer_id), clock.to_sql(0), pack([])),
         ).lastrowid
         fresh = Writer(cast(int, number), writer_id)
@@ -142,8 +170,16 @@ class Log:
         return fresh
 
     def next_context(self, own: Writer) -> tuple[Named, ...]:
-        """What the next own entry names newly: all heads held, against the context of the entry before."""
-        return tuple(context_difference(self.heads(), own.context, own.id))
+        """What the next own entry names newly: all that is applied, against the context of the entry before."""
+        heads = {}
+        for writer in self.writers.values():
+            if writer.applied == writer.seq:
+                heads[writer.id] = writer.head
+            elif writer.applied > own.context.get(writer.id, 0):
+                digest = self.hash_of(writer.number, writer.applied)
+                assert digest is not None
+                heads[writer.id] = Head(writer.applied, digest)
+        return tuple(context_difference(heads, own.context, own.id))
 
     def check_succession(self, item: Entry, hash_: bytes, writer: Writer) -> bool:
         """Whether the entry is the next of its log; False when it is already held. Raises `EntryRefused` otherwise."""
@@ -187,10 +223,38 @@ class Log:
                     f"{named.writer.hex()[:12]}"
                 )
 
+    def context_of(self, item: Entry) -> dict[bytes, int]:
+        """All that the author of the next entry of a log had, that log up to the entry before included."""
+        author = self.writers.get(item.writer)
+        context = {
+            **(author.context if author else {}),
+            **{named.writer: named.seq for named in item.context},
+        }
+        if item.seq > 1:
+            context[item.writer] = item.seq - 1
+        return context
+
     def append(
-        self, item: Entry, signed: Signed, writer: Writer, *, received_ms: int, rows: int, summary: str
+        self,
+        item: Entry,
+        signed: Signed,
+        writer: Writer,
+        *,
+        received_ms: int,
+        rows: int,
+        summary: str,
+        applied: bool = True,
     ) -> None:
-        """Store the next entry of a log and move its head (L1); the caller has checked it."""
+        """Store the next entry of a log and move its head (L1); the caller has checked it.
+
+        One that is not `applied` is only held.
+        """
+        if item.kind == "member" or not applied:
+            # The first to evaluate who counts, the other to be merged later: contexts are else known of heads alone.
+            self._connection.execute(
+                "INSERT INTO crdtlog__context VALUES (?, ?, ?, ?)",
+                (writer.number, item.seq, item.kind == "member", pack(sorted(self.context_of(item).items()))),
+            )
         self._connection.execute(
             "INSERT INTO crdtlog__log (writer, seq, hash, kind, stamp, received_ms, rows, summary, signed) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -211,17 +275,116 @@ class Log:
             signed.hash,
             max(item.last_stamp, writer.last_stamp),
         )
+        if applied:
+            writer.applied = item.seq
         for named in item.context:
             writer.context[named.writer] = named.seq
         self._connection.execute(
-            "UPDATE crdtlog__writer SET seq = ?, hash = ?, last_stamp = ? WHERE id = ?",
-            (writer.seq, writer.hash, clock.to_sql(writer.last_stamp), writer.number),
+            "UPDATE crdtlog__writer SET seq = ?, hash = ?, last_stamp = ?, applied = ? WHERE id = ?",
+            (writer.seq, writer.hash, clock.to_sql(writer.last_stamp), writer.applied, writer.number),
         )
         if item.context:
             self._connection.execute(
                 "UPDATE crdtlog__writer SET context = ? WHERE id = ?",
                 (pack(sorted(writer.context.items())), writer.number),
             )
+
+    def position_of(self, number: int, seq: int) -> int:
+        """Where a held entry stands in the local order."""
+        row = self._connection.execute(
+            "SELECT position FROM crdtlog__log WHERE writer = ? AND seq = ?", (number, seq)
+        ).fetchone()
+        return int(row[0])
+
+    def first_from(self, number: int, position: int) -> int:
+        """The first entry of a log from a position of the local order on; one beyond its end if there is none."""
+        row = self._connection.execute(
+            "SELECT min(seq) FROM crdtlog__log WHERE writer = ? AND position >= ?", (number, position)
+        ).fetchone()
+        return int(row[0]) if row[0] is not None else self.by_number[number].seq + 1
+
+    def note_waiting(self, writer: Writer, seq: int, why: str) -> None:
+        """A held entry cannot be merged, though it counts."""
+        self._connection.execute(
+            "UPDATE crdtlog__log SET summary = ? WHERE writer = ? AND seq = ?",
+            (f"waits: {why}", writer.number, seq),
+        )
+
+    def note_applied(self, writer: Writer, seq: int, rows: int, summary: str) -> None:
+        """A held entry, the next of its log, has been merged now (L4)."""
+        writer.applied = seq
+        number = writer.number
+        self._connection.execute("UPDATE crdtlog__writer SET applied = ? WHERE id = ?", (seq, number))
+        self._connection.execute(
+            "UPDATE crdtlog__log SET rows = ?, summary = ? WHERE writer = ? AND seq = ?",
+            (rows, summary, number, seq),
+        )
+        self._connection.execute(
+            "DELETE FROM crdtlog__context WHERE writer = ? AND seq = ? AND member = 0", (number, seq)
+        )
+
+    def context(self, writer: bytes, seq: int) -> dict[bytes, int]:
+        """All that the author of a held entry had, its own log up to the entry before included."""
+        log = self.writers[writer]
+        if seq == log.seq:
+            context = dict(log.context)
+        elif (kept := self._kept_context(log.number, seq)) is not None:
+            return kept
+        else:
+            context = {}
+            for at, named in self._named(log) if seq > 1 else self._named_by(log.number, 0, 1):
+                if at > seq:
+                    break
+                context.update(named)
+        if seq > 1:
+            context[writer] = seq - 1
+        return context
+
+    def _named(self, log: Writer) -> list[tuple[int, list[tuple[bytes, int]]]]:
+        """What the entries of a log name, of those that name anything; read once."""
+        last, found = self._contexts.get(log.id, (0, []))
+        if last < log.seq:
+            found += self._named_by(log.number, last, log.seq)
+            self._contexts[log.id] = log.seq, found
+        return found
+
+    def _named_by(self, number: int, after: int, last: int) -> list[tuple[int, list[tuple[bytes, int]]]]:
+        found = []
+        for seq, signed in self._connection.execute(
+            "SELECT seq, signed FROM crdtlog__log WHERE writer = ? AND seq > ? AND seq <= ? ORDER BY seq",
+            (number, after, last),
+        ):
+            item = entry.decode(entry.split(signed).body)
+            if item.context:
+                found.append((seq, [(named.writer, named.seq) for named in item.context]))
+        return found
+
+    def keep_member_contexts(self) -> None:
+        """Keep the contexts of membership records in a file that has none yet; reads the whole log."""
+        contexts: dict[int, dict[bytes, int]] = {}
+        for number, item in self.entries():
+            context = contexts.setdefault(number, {})
+            context.update((named.writer, named.seq) for named in item.context)
+            if item.kind == "member":
+                own = {item.writer: item.seq - 1} if item.seq > 1 else {}
+                whole = pack(sorted({**context, **own}.items()))
+                self._connection.execute(
+                    "INSERT INTO crdtlog__context VALUES (?, ?, 1, ?)", (number, item.seq, whole)
+                )
+
+    def _kept_context(self, number: int, seq: int) -> dict[bytes, int] | None:
+        row = self._connection.execute(
+            "SELECT context FROM crdtlog__context WHERE writer = ? AND seq = ?", (number, seq)
+        ).fetchone()
+        return dict(unpack(row[0])) if row else None
+
+    def member_entries(self) -> Iterator[tuple[bytes, int, bytes, dict[bytes, int], Entry]]:
+        """The membership records held, in the local order: writer, number, hash, context (see `context`), entry."""
+        for number, seq, digest, signed, context in self._connection.execute(
+            "SELECT l.writer, l.seq, l.hash, l.signed, c.context FROM crdtlog__context c "
+            "JOIN crdtlog__log l ON l.writer = c.writer AND l.seq = c.seq WHERE c.member = 1 ORDER BY l.position"
+        ):
+            yield self.ids[number], seq, digest, dict(unpack(context)), entry.decode(entry.split(signed).body)
 
     def cut(self, position: int) -> None:
         """Forget all entries from a position of the local order on; their logs end before them."""
@@ -238,8 +401,12 @@ class Log:
                 item = entry.decode(entry.split(signed).body)
                 context.update((named.writer, named.seq) for named in item.context)
             self._connection.execute(
-                "UPDATE crdtlog__writer SET seq = ?, hash = ?, last_stamp = ?, context = ? WHERE id = ?",
-                (first - 1, digest, last_stamp, pack(sorted(context.items())), number),
+                "UPDATE crdtlog__writer SET seq = ?, hash = ?, last_stamp = ?, context = ?, applied = min(applied, ?) "
+                "WHERE id = ?",
+                (first - 1, digest, last_stamp, pack(sorted(context.items())), first - 1, number),
+            )
+            self._connection.execute(
+                "DELETE FROM crdtlog__context WHERE writer = ? AND seq >= ?", (number, first)
             )
         self.forget()
         self.load()
@@ -301,9 +468,9 @@ class Log:
         return cast(bytes, row[0])
 
     def entries(self) -> Iterator[tuple[int, Entry]]:
-        """Every held entry with its writer's local number, one at a time, as they were stored."""
+        """Every applied entry with its writer's local number, one at a time, as they were stored."""
         for number, signed in self._connection.execute(
-            "SELECT writer, signed FROM crdtlog__log ORDER BY position"
+            f"SELECT l.writer, l.signed FROM {APPLIED} ORDER BY l.position"
         ):
             yield number, entry.decode(entry.split(signed).body)
 
@@ -346,11 +513,11 @@ class Log:
         return section.key(row), section.values(row)
 
     def data_entries_after(self, dots: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-        """The dots of all data entries behind the first of some held ones in the local order, which is causal."""
+        """The dots of all applied data entries behind the first of some in the local order, which is causal."""
         place = "SELECT position FROM crdtlog__log WHERE writer = ? AND seq = ?"
         first = min(self._connection.execute(place, dot).fetchone()[0] for dot in dots)
         return self._connection.execute(
-            "SELECT writer, seq FROM crdtlog__log WHERE kind = 'data' AND position > ? AND position < ? "
-            "ORDER BY position",
+            f"SELECT l.writer, l.seq FROM {APPLIED} AND l.kind = 'data' AND l.position > ? AND l.position < ? "
+            "ORDER BY l.position",
             (first, self.horizon),
         ).fetchall()

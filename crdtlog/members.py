@@ -1,7 +1,7 @@
 """The devices of a database as this file knows them: who belongs, what each holds, and where it was last reached.
 
-The rules of membership are in `membership`; here its records meet SQLite. Whatever writes does so inside the caller's
-transaction.
+The rules of membership are in `membership`, what they find in `group`; here it meets SQLite. Whatever writes does so
+inside the caller's transaction.
 """
 
 from collections.abc import Mapping
@@ -10,51 +10,37 @@ from typing import NamedTuple, cast
 from crdtlog import catalog, membership
 from crdtlog.certificate import belongs_to
 from crdtlog.entry import Entry
-from crdtlog.errors import EntryRefused
-from crdtlog.membership import Newcomer
+from crdtlog.errors import EntryRefused, Usage
+from crdtlog.membership import Add, Content, Founding, Newcomer, Record, Recover, Remove, Role, Rotate, Seen
 from crdtlog.state import State
 from crdtlog.versions import device_of
 from crdtlog.welcome import Welcome
 
 
 class Member(NamedTuple):
-    """A device of the database; `certificate` is DER, `added_by` a device id or None for the founder."""
+    """A device of the database; `certificate` is DER, `added_by` a device id or None for the founder.
+
+    One that was removed has the role None, and who removed it as `removed_by`.
+    """
 
     device: bytes
     name: str
-    role: str
+    role: str | None
     sign_key: bytes
     receive_key: bytes
     certificate: bytes
     added_by: bytes | None
+    removed_by: bytes | None = None
 
 
-def members(state: State) -> list[Member]:
-    """The devices of the database, this one first."""
+def members(state: State, *, removed: bool = False) -> list[Member]:
+    """The devices of the database, this one first; those that were `removed`, too, at the end."""
     rows = state.connection.execute(
-        "SELECT id, name, role, sign_key, receive_key, certificate, added_by FROM crdtlog__device "
-        "ORDER BY id != ?, name, id",
-        (state.device.id,),
+        "SELECT id, name, role, sign_key, receive_key, certificate, added_by, removed_by FROM crdtlog__device "
+        "WHERE role IS NOT NULL OR ? ORDER BY role IS NULL, id != ?, name, id",
+        (removed, state.device.id),
     )
     return [Member(*row) for row in rows]
-
-
-def add(state: State, newcomer: Newcomer) -> None:
-    """Add a device, by an entry of the log; one that belongs already (and lost its file) stays as it is.
-
-    Raises `EntryRefused` if this device may not add others.
-    """
-    roles = {member.device: member.role for member in members(state)}
-    if roles[state.device.id] != "admin":
-        raise EntryRefused("this device may not add others", "Run `crdtlog pair` on an admin's device.")
-    membership.decode_record(record := membership.encode_record("add", newcomer))
-    if newcomer.device in roles:
-        return
-    put_device(state, newcomer, state.device.id, confirmed=True)
-    signed = state.append_own("member", record, summary=f"{newcomer.name} joined as {newcomer.role}")
-    own = state.writer
-    note_added(state, newcomer.device, own.id, own.seq, signed.hash)
-    state.bump()
 
 
 def welcome(state: State) -> Welcome:
@@ -63,16 +49,170 @@ def welcome(state: State) -> Welcome:
     newcomers = [
         Newcomer(member.name, member.role, member.sign_key, member.receive_key, member.certificate)
         for member in members(state)
+        if member.role is not None
     ]
     genesis = cast(bytes, catalog.get_meta(state.connection, "genesis"))
-    return Welcome(genesis, state.epoch, dict(state.epochs), newcomers, tables)
+    first = cast(bytes, catalog.get_meta(state.connection, "first_epoch"))
+    return Welcome(genesis, first, state.epoch, dict(state.epochs), newcomers, tables)
+
+
+# --- changing the group -------------------------------------------------------------------------------------------
+
+
+def add(state: State, newcomer: Newcomer) -> None:
+    """Let a device in, by an entry of the log; one that belongs already (and lost its file) stays as it is.
+
+    Raises `EntryRefused` if this device may not add others.
+    """
+    _require_admin(state, "add others", "pair")
+    if state.role(newcomer.device) is not None:
+        return
+    content = Add(newcomer) if state.group.is_plain else state.group.found.addition(newcomer)
+    if content is not None:
+        say(state, content, f"{newcomer.name} joined as {newcomer.role}")
+
+
+def change_role(state: State, device: bytes, role: str) -> None:
+    """Have a member do more, or less. Raises `EntryRefused`, `Usage` (no member, the last admin)."""
+    _require_admin(state, "change roles", "role")
+    member = _member(state, device)
+    if role not in membership.ROLES:
+        raise Usage(f"{role!r} is no role", f"Roles are: {', '.join(membership.ROLES)}.")
+    if member.role == role:
+        return
+    if member.role == "admin":
+        _require_another_admin(state, device)
+    content = Role(device, role) if state.group.is_plain else state.group.found.change(device, role)
+    say(state, content, f"{member.name} is {role} now")
+
+
+def remove(state: State, device: bytes) -> None:
+    """Have a device belong no more; a member may remove itself. Raises `EntryRefused`, `Usage`."""
+    if device != state.device.id:
+        _require_admin(state, "remove others", "remove")
+    member = _member(state, device)
+    if member.role == "admin" and len(members(state)) > 1:
+        _require_another_admin(state, device)
+    say(
+        state,
+        Remove(device),
+        f"{member.name} was removed" if device != state.device.id else f"{member.name} left",
+    )
+
+
+def say(state: State, content: Content, summary: str) -> None:
+    """Write a membership record into the log, and put it into effect."""
+    state.append_own("member", membership.encode_content(content), summary=summary)
+    put_in_effect(state, content, state.device.id)
+
+
+def _require_admin(state: State, what: str, command: str) -> None:
+    if state.role(state.device.id) != "admin":
+        raise EntryRefused(f"this device may not {what}", f"Run `crdtlog {command}` on an admin's device.")
+    if not state.group.knows_itself():
+        raise EntryRefused(
+            f"this device cannot {what} before its first exchange with another", "Run `crdtlog sync` first."
+        )
+
+
+def _require_another_admin(state: State, device: bytes) -> None:
+    if not any(member.role == "admin" and member.device != device for member in members(state)):
+        raise Usage(
+            "the last admin cannot go or be made less: nobody could let devices in any more",
+            "Make another device an admin first: crdtlog role FILE DEVICE admin",
+        )
+
+
+def _member(state: State, device: bytes) -> Member:
+    for member in members(state):
+        if member.device == device:
+            return member
+    raise Usage(f"device {device.hex()[:12]} is no member", f"See: crdtlog devices {state.path}")
 
 
 # --- membership records -------------------------------------------------------------------------------------------
 
 
+def take(state: State, record: Record) -> None:
+    """Take in a record of an entry that is about to be held. Raises `EntryRefused`."""
+    match record.content:
+        case Add(newcomer) | Recover(newcomer):
+            check_certificate(newcomer)
+        case Founding():
+            check_certificate(record.content.genesis.founder)
+    state.group.take(record)
+
+
+def check_certificate(newcomer: Newcomer) -> None:
+    """Require that a device's certificate is its own: connections are told apart by certificates."""
+    if not belongs_to(newcomer.certificate, newcomer.sign_key):
+        raise EntryRefused(f"the certificate of {newcomer.name} holds another key")
+
+
+def effect(state: State, item: Entry) -> str:
+    """Put a received membership record that counts into effect; returns a line for people."""
+    content = membership.decode_content(item.payload())
+    author = device_of(item.writer)
+    put_in_effect(state, content, author)
+    match content:
+        case Founding():
+            return f"{content.genesis.founder.name} founded the database"
+        case Add(newcomer):
+            return f"{newcomer.name} joined as {newcomer.role}"
+        case Recover(newcomer):
+            return f"{newcomer.name} is admin, by the recovery key"
+        case Role(device, role):
+            return f"{state.device_name(device)} is {role} now"
+        case Remove(device):
+            return f"{state.device_name(device)} " + ("left" if device == author else "was removed")
+        case Rotate():
+            return "new keys for all members"
+        case Seen():
+            return "told what it had"
+
+
+def put_in_effect(state: State, content: Content | None = None, author: bytes = b"") -> None:
+    """Have the devices as the records held tell, of which `content` is the last taken in."""
+    if not state.group.is_plain:
+        _put_found(state)
+        return
+    match content:
+        case Founding():
+            put_device(state, content.genesis.founder, None, confirmed=True)
+            state.bump()
+        case Add(newcomer) if not _is_confirmed(state, newcomer.device):
+            put_device(state, newcomer, author, confirmed=True)
+            state.bump()
+
+
+def _put_found(state: State) -> None:
+    changed = False
+    known = {member.device: member for member in members(state, removed=True)}
+    for device, standing in state.group.found.members.items():
+        newcomer = standing.newcomer
+        now = Member(
+            device,
+            newcomer.name,
+            standing.role,
+            newcomer.sign_key,
+            newcomer.receive_key,
+            newcomer.certificate,
+            standing.added_by,
+            standing.removed_by,
+        )
+        if known.get(device) != now:
+            put_device(state, newcomer, standing.added_by, confirmed=True)
+            state.connection.execute(
+                "UPDATE crdtlog__device SET role = ?, removed_by = ? WHERE id = ?",
+                (standing.role, standing.removed_by, device),
+            )
+            changed = True
+    if changed:
+        state.bump()
+
+
 def put_device(state: State, newcomer: Newcomer, added_by: bytes | None, *, confirmed: bool) -> None:
-    """Have a device among the members; `confirmed` when the record that adds it has been applied."""
+    """Have a device among the members; `confirmed` when the record that adds it is held."""
     state.connection.execute(
         "INSERT INTO crdtlog__device (id, name, role, sign_key, receive_key, certificate, added_by, confirmed) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET name = excluded.name, role = excluded.role, "
@@ -91,67 +231,9 @@ def put_device(state: State, newcomer: Newcomer, added_by: bytes | None, *, conf
     )
 
 
-def apply_member(state: State, raw: bytes, item: Entry, hash_: bytes) -> str:
-    """Put a received membership record into effect; returns a line for people."""
-    _, content = membership.decode_record(raw)
-    author = device_of(item.writer)
-    if not isinstance(content, bytes):
-        check_certificate(content)
-    if isinstance(content, bytes):
-        if membership.database_id(content) != state.database or item.seq != 1:
-            raise EntryRefused("a founding record of another database")
-        founder = membership.decode_genesis(content).founder
-        if founder.device != author:
-            raise EntryRefused("a founding record that its founder did not write")
-        put_device(state, founder, None, confirmed=True)
-        summary = f"{founder.name} founded the database"
-    else:
-        role = state.connection.execute("SELECT role FROM crdtlog__device WHERE id = ?", (author,)).fetchone()
-        if role is None or role[0] != "admin":
-            raise EntryRefused("a device was added by one that may not add devices")
-        if _counts(state, content, item, hash_):
-            put_device(state, content, author, confirmed=True)
-            note_added(state, content.device, item.writer, item.seq, hash_)
-        summary = f"{content.name} joined as {content.role}"
-    state.bump()
-    return summary
-
-
-def check_certificate(newcomer: Newcomer) -> None:
-    """Require that a device's certificate is its own: connections are told apart by certificates."""
-    if not belongs_to(newcomer.certificate, newcomer.sign_key):
-        raise EntryRefused(f"the certificate of {newcomer.name} holds another key")
-
-
-def note_added(state: State, device: bytes, writer: bytes, seq: int, hash_: bytes) -> None:
-    """Remember which entry's record counts for a device."""
-    state.connection.execute(
-        "UPDATE crdtlog__device SET add_writer = ?, add_seq = ?, add_hash = ? WHERE id = ?",
-        (writer, seq, hash_, device),
-    )
-
-
-def _counts(state: State, newcomer: Newcomer, item: Entry, hash_: bytes) -> bool:
-    """Whether an `add` counts: a member's name, role and keys are not changed by adding it again.
-
-    Of two concurrent records for one device, the one in the entry with the lower hash counts on every device.
-    """
-    before = state.connection.execute(
-        "SELECT add_writer, add_seq, add_hash FROM crdtlog__device WHERE id = ? AND confirmed = 1",
-        (newcomer.device,),
-    ).fetchone()
-    if before is None:
-        return True
-    writer, seq, before_hash = before
-    if writer is None:  # the founder
-        return False
-    author = state.log.writer(item.writer)
-    seen = {
-        **author.context,
-        **{named.writer: named.seq for named in item.context},
-        item.writer: item.seq - 1,
-    }
-    return bool(seen.get(writer, 0) < seq and hash_ < before_hash)
+def _is_confirmed(state: State, device: bytes) -> bool:
+    row = state.connection.execute("SELECT confirmed FROM crdtlog__device WHERE id = ?", (device,)).fetchone()
+    return bool(row and row[0])
 
 
 # --- what they hold, and where they are ---------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from crdtlog.document import Version
 from crdtlog.errors import CrdtlogError
 from crdtlog.kinds import COUNTER, TEXT, Failure, Merge, Origin, counter
 from crdtlog.kinds.counter import Begun
+from crdtlog.log import APPLIED
 from crdtlog.payload import Patch
 from crdtlog.rowdocs import Doc, Name, RowDocs
 from crdtlog.rows import document_key
@@ -109,7 +110,7 @@ def _patched(state: State) -> list[tuple[Tracked, dict[Value, _Row]]]:
         for tracked in state.tables.values()
         if tracked.number in numbers and not tracked.paused
     }
-    sql = "SELECT writer, seq FROM crdtlog__log WHERE kind = 'data' ORDER BY position"
+    sql = f"SELECT l.writer, l.seq FROM {APPLIED} AND l.kind = 'data' ORDER BY l.position"
     for number, seq in state.connection.execute(sql).fetchall() if found else ():
         for section in state.log.sections(number, seq):
             if not section.patches or section.table not in found:

@@ -163,7 +163,7 @@ def _is_worn(state: State, doc: Doc, value: Value) -> bool:
     if len(doc.state) <= _WORN_TIMES * size + _WORN_BYTES:
         return False
     waiting = (
-        "SELECT 1 FROM crdtlog__device d WHERE d.id NOT IN (?, ?) AND NOT EXISTS "
+        "SELECT 1 FROM crdtlog__device d WHERE d.id NOT IN (?, ?) AND d.role IS NOT NULL AND NOT EXISTS "
         "(SELECT 1 FROM crdtlog__held h WHERE h.device = d.id AND h.writer = ? AND h.seq >= ?) LIMIT 1"
     )
     return all(

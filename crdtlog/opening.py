@@ -10,14 +10,13 @@ from pathlib import Path
 
 from crdtlog import catalog, epochs, members, membership, tracking
 from crdtlog.connection import open_file, switch_to_wal, translated
-from crdtlog.device import Device, Home, load_device
+from crdtlog.device import Device, Home, load_device, new_writer
 from crdtlog.errors import NotInitialised, PairingFailed, Unsupported, WrongDevice
+from crdtlog.log import Log
 from crdtlog.membership import Genesis, Newcomer
 from crdtlog.rotation import new_secret
 from crdtlog.state import State
 from crdtlog.welcome import Welcome
-
-_WRITER_RANDOM_BYTES = 8
 
 
 def open_state(path: Path, home: Home, *, name: str | None, create: bool) -> State:
@@ -48,12 +47,13 @@ def open_state(path: Path, home: Home, *, name: str | None, create: bool) -> Sta
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:
     version = catalog.get_meta(connection, "format")
-    if version == 1:
+    if version in (1, 2):
         with translated(path):
             connection.execute("BEGIN IMMEDIATE")
             try:
-                if catalog.get_meta(connection, "format") == 1:  # another program may have been faster
+                if catalog.get_meta(connection, "format") == version:  # another program may have been faster
                     catalog.upgrade(connection)
+                    Log(connection).keep_member_contexts()
                 connection.execute("COMMIT")
             except BaseException:
                 connection.execute("ROLLBACK")
@@ -74,11 +74,6 @@ def _check_device(connection: sqlite3.Connection, path: Path, device: Device, ho
         )
 
 
-def new_writer(device: Device) -> bytes:
-    """A fresh writer id of a device: its id and random bytes, as a restored device cannot know which it has used."""
-    return device.id + secrets.token_bytes(_WRITER_RANDOM_BYTES)
-
-
 def newcomer_of(device: Device, role: str) -> Newcomer:
     """How records name this device."""
     from crdtlog.certificate import certificate_of
@@ -88,7 +83,11 @@ def newcomer_of(device: Device, role: str) -> Newcomer:
 
 
 def _prepare(
-    connection: sqlite3.Connection, path: Path, device: Device, genesis: bytes, epoch: bytes
+    connection: sqlite3.Connection,
+    device: Device,
+    genesis: bytes,
+    epoch: bytes,
+    first_epoch: bytes,
 ) -> None:
     """Create the internal tables, inside the caller's transaction."""
     catalog.create(connection)
@@ -99,6 +98,7 @@ def _prepare(
         "device": device.id,
         "writer": new_writer(device),
         "epoch": epoch,
+        "first_epoch": first_epoch,
         "seed": secrets.randbits(62),
         "generation": 0,
         "drains": 0,
@@ -116,7 +116,7 @@ def _found(connection: sqlite3.Connection, path: Path, device: Device, home: Hom
     with translated(path):
         connection.execute("BEGIN IMMEDIATE")
         try:
-            _prepare(connection, path, device, genesis, epoch)
+            _prepare(connection, device, genesis, epoch, epoch)
             state = State(connection, path, device, {epoch: secret})
             members.put_device(state, founder, None, confirmed=True)
             record = membership.encode_record("genesis", genesis)
@@ -167,7 +167,7 @@ def _join(
     with translated(path):
         connection.execute("BEGIN IMMEDIATE")
         try:
-            _prepare(connection, path, device, welcome.genesis, welcome.epoch)
+            _prepare(connection, device, welcome.genesis, welcome.epoch, welcome.first_epoch)
             state = State(connection, path, device, welcome.epochs)
             for member in welcome.members:
                 members.check_certificate(member)

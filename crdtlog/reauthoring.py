@@ -6,19 +6,14 @@ everything happens again in its order: others' entries are merged as they are, o
 the rows to what they held after them. So they keep what they had seen, and the times at which they were made.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
-from crdtlog import accept, clock, entry, tracking
-from crdtlog.catalog import Tracked
-from crdtlog.connection import bindable, execute_rows, fetch
+from crdtlog import entry, tracking
 from crdtlog.drain import Drainer, has_pending
 from crdtlog.entry import Entry
-from crdtlog.payload import decode_data
+from crdtlog.holding import accept_entry
+from crdtlog.plain_rows import PlainRow, put, rows_now, rows_of
 from crdtlog.rewinding import Rewound, rewind
-from crdtlog.rows import Layout, joined_sql
+from crdtlog.settling import settle
 from crdtlog.state import State
-from crdtlog.values import Key, Value, has_odd_text
 
 
 def reauthor(state: State, drainer: Drainer, seq: int, writer: bytes) -> int:
@@ -38,7 +33,7 @@ def reauthor(state: State, drainer: Drainer, seq: int, writer: bytes) -> int:
     state.become(writer)
     for item in rewound:
         if item.writer != own.id:
-            accept.accept_entry(state, item.signed)
+            _accept(state, item)
         elif item.kind == "data":
             _write_again(state, drainer, left[item.seq])
         else:
@@ -48,8 +43,13 @@ def reauthor(state: State, drainer: Drainer, seq: int, writer: bytes) -> int:
 
 def _again(state: State, item: Rewound, own: bytes) -> bool:
     """Merge an entry as it was; whether it is an own one."""
-    accept.accept_entry(state, item.signed)
+    _accept(state, item)
     return item.writer == own
+
+
+def _accept(state: State, item: Rewound) -> None:
+    accept_entry(state, item.signed)
+    settle(state)
 
 
 def _say_again(state: State, item: Entry) -> None:
@@ -59,76 +59,21 @@ def _say_again(state: State, item: Entry) -> None:
     own = state.writer
     if item.kind == "schema":
         tracking.apply_schema(state, entry.decode(signed.body), own.context)
-    elif item.kind == "member":
-        state.connection.execute(
-            "UPDATE crdtlog__device SET add_writer = ?, add_seq = ?, add_hash = ? WHERE add_writer = ? AND add_seq = ?",
-            (own.id, own.seq, signed.hash, item.writer, item.seq),
-        )
 
 
-class _Row(NamedTuple):
-    """A row as an entry left it: its cells, or None where it is gone; and when that was."""
-
-    key: Key
-    cells: Sequence[Value] | None
-    at: float
-
-
-def _left_by(state: State, item: Rewound) -> dict[bytes, list[_Row]]:
+def _left_by(state: State, item: Rewound) -> dict[bytes, list[PlainRow]]:
     """The rows that an entry wrote, by table, as they are now."""
     if item.kind != "data":
         return {}
-    rows = _rows_of(entry.decode(entry.split(item.signed).body))
-    return {table: _rows_now(state, table, some) for table, some in rows.items()}
+    rows = rows_of(entry.decode(entry.split(item.signed).body))
+    return {table: rows_now(state, state.tables[table], some) for table, some in rows.items()}
 
 
-def _write_again(state: State, drainer: Drainer, rows: dict[bytes, list[_Row]]) -> None:
+def _write_again(state: State, drainer: Drainer, rows: dict[bytes, list[PlainRow]]) -> None:
     """What an entry left, as changes of those rows that are drained now."""
     for table, some in rows.items():
-        _put(state, state.tables[table], some)
+        put(state, state.tables[table], some)
     while has_pending(state):
         drainer.prepare()
         drainer.step()
     drainer.rest()
-
-
-def _rows_of(item: Entry) -> dict[bytes, dict[Key, float]]:
-    """The rows that an entry wrote, by table, and when."""
-    rows: dict[bytes, dict[Key, float]] = {}
-    for section in decode_data(item.payload(), item.first_stamp, item.last_stamp).sections:
-        table = rows.setdefault(section.table, {})
-        for row in range(section.rows):
-            table[section.key(row)] = clock.julian(clock.stamp_ms(section.stamps[row]))
-    return rows
-
-
-def _rows_now(state: State, table: bytes, rows: dict[Key, float]) -> list[_Row]:
-    """The rows as they are in the file."""
-    tracked = state.tables[table]
-    layout = Layout.of(tracked)
-    source = ", ".join(f"? AS {mark}" for mark in tracked.marks)
-    sql = joined_sql(tracked, f"SELECT {source}, 0 AS at", documents=False)
-    found = []
-    for key, at in rows.items():
-        ((*row,),), _ = fetch(state.connection, *bindable(sql, key))
-        found.append(_Row(key, row[layout.cells] if row[layout.present] else None, at))
-    return found
-
-
-def _put(state: State, tracked: Tracked, rows: Sequence[_Row]) -> None:
-    """Make rows what they should be, as a program would; what that captures counts from the time it was first done."""
-    connection = state.connection
-    odd = any(has_odd_text(row.key) or has_odd_text(row.cells or ()) for row in rows)
-    names = tracked.cell_names if tracked.respelled else [*tracked.key_names, *tracked.cell_names]
-    whole = [
-        row.cells if tracked.respelled else (*row.key, *row.cells) for row in rows if row.cells is not None
-    ]
-    gone = [row.key for row in rows if row.cells is None]
-    marks = ", ".join("?" * len(names))
-    execute_rows(connection, f"DELETE FROM main.{tracked.quoted} WHERE {tracked.where_key}", gone, odd=odd)
-    sql = f"INSERT OR REPLACE INTO main.{tracked.quoted} ({', '.join(names)}) VALUES ({marks})"
-    execute_rows(connection, sql, whole, odd=odd)
-    connection.execute(f"DELETE FROM {tracked.capture_name}")
-    capture = f"INSERT INTO {tracked.capture_name} (at, {', '.join(tracked.marks)}) VALUES (?, "
-    each = ((row.at, *row.key) for row in rows)
-    execute_rows(connection, capture + ", ".join("?" * len(tracked.marks)) + ")", each, odd=odd)

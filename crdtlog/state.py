@@ -21,7 +21,8 @@ from crdtlog.connection import translated
 from crdtlog.device import Device
 from crdtlog.document import Rank, rank_by
 from crdtlog.entry import Entry, Signed
-from crdtlog.errors import CrdtlogError, NoSuchTable, Untrackable
+from crdtlog.errors import CrdtlogError, EntryRefused, NoSuchTable, Untrackable
+from crdtlog.group import Group, role_counts
 from crdtlog.kinds import REGISTER, TEXT, documents
 from crdtlog.log import Log, Writer
 from crdtlog.remembered import Remembered
@@ -59,6 +60,10 @@ class State:
         self.seed = cast(int, catalog.get_meta(connection, "seed"))
         self.tables: dict[bytes, Tracked] = {}
         self.log = Log(connection)
+        first_epoch = cast(bytes, catalog.get_meta(connection, "first_epoch"))
+        self.group = Group(self.log, self.database, device.id, first_epoch)
+        #: whether entries may be held that can be merged, or something of ours has to be said of the group
+        self.must_settle = bool(self.log.lags())
         self.undone = 0
         self._generation: object = None
         self._position = -1
@@ -90,15 +95,23 @@ class State:
                 # What was read or noted inside is undone with it, a schema found changed included.
                 self._position, self._generation, self._schema_version = -1, None, -1
                 self.log.forget()
+                self.group.forget()
                 raise
 
     def refresh(self) -> None:
         """Bring the cached facts up to date without a write (for readers)."""
         if catalog.get_meta(self.connection, "generation") != self._generation:
             self._reload()
+            self._others_wrote()
         elif self.log.position() != self._position:
             self.log.load()
             self._position = self.log.position()
+            self._others_wrote()
+
+    def _others_wrote(self) -> None:
+        """The log is not as this process left it, or a transaction was undone."""
+        self.group.forget()
+        self.must_settle = bool(self.log.lags())
 
     def _refresh(self) -> None:
         self.refresh()
@@ -199,6 +212,26 @@ class State:
     def epoch(self) -> bytes:
         """The id of the epoch that own entries are written under."""
         return cast(bytes, catalog.get_meta(self.connection, "epoch"))
+
+    def role(self, device: bytes) -> str | None:
+        """What a device may do; None for one that does not belong (any more)."""
+        row = self.connection.execute("SELECT role FROM crdtlog__device WHERE id = ?", (device,)).fetchone()
+        return row[0] if row else None
+
+    @property
+    def may_write(self) -> bool:
+        """Whether what is written here counts elsewhere."""
+        return role_counts(self.role(self.device.id))
+
+    def require_writer(self) -> None:
+        """Raise `EntryRefused` if what is written here counts nowhere."""
+        role = self.role(self.device.id)
+        if role is None:
+            raise EntryRefused(
+                "this device was removed from the database", "An admin can let it in again: crdtlog pair."
+            )
+        if not role_counts(role):
+            raise EntryRefused("this device may only read", "An admin can change that: crdtlog role.")
 
     def device_name(self, device: bytes) -> str:
         """What people call a device: its member's name, or the beginning of its id."""
@@ -307,8 +340,28 @@ class State:
             entry.compress(raw),
         )
         signed = entry.sign(item, self.device)
+        if kind == "member":
+            self.group.take(self.group.record(item, signed.hash, self.log.context_of(item)))
         self.log.append(item, signed, own, received_ms=now, rows=rows, summary=summary)
         return signed
+
+
+@contextmanager
+def savepoint(state: State, *, whole: bool = False) -> Iterator[None]:
+    """Within a transaction: an error undoes what was done inside alone, or (`whole`) leaves that to the transaction."""
+    if whole:
+        yield
+        return
+    state.connection.execute("SAVEPOINT inner")
+    try:
+        yield
+    except BaseException:
+        state.connection.execute("ROLLBACK TO inner")
+        state.connection.execute("RELEASE inner")
+        state.bump()
+        state.group.forget()
+        raise
+    state.connection.execute("RELEASE inner")
 
 
 @contextmanager

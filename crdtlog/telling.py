@@ -3,10 +3,9 @@
 Joins the mark outside of the file (`mark`) with the log inside, and with writing anew (`reauthoring`).
 """
 
-from crdtlog.device import Home
+from crdtlog.device import Home, new_writer
 from crdtlog.drain import Drainer
 from crdtlog.mark import Mark
-from crdtlog.opening import new_writer
 from crdtlog.reauthoring import reauthor
 from crdtlog.state import State
 

@@ -5,23 +5,29 @@ entry arrives; everything in it but the secrets comes again, signed, in the logs
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 from crdtlog import membership, schema
+from crdtlog.entry import EPOCH_BYTES
 from crdtlog.errors import Malformed
 from crdtlog.membership import Newcomer
 from crdtlog.schema import Table
-from crdtlog.values import pack, unpack
+from crdtlog.values import check_bytes, pack, unpack
 
-_VERSION = 1
+_VERSION = 2
 _MAX_MEMBERS = 10_000
 _MAX_TABLES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """The contents of a welcome; `epoch` is the id of the current one of `epochs` (id → 32-byte secret)."""
+    """The contents of a welcome: `epochs` gives secrets (32 bytes) by id, of them `epoch` is the current one's id.
+
+    `first_epoch` is the id of the one that the database began with.
+    """
 
     genesis: bytes
+    first_epoch: bytes
     epoch: bytes
     epochs: dict[bytes, bytes]
     members: list[Newcomer]
@@ -39,6 +45,7 @@ def encode(welcome: Welcome) -> bytes:
         [
             _VERSION,
             welcome.genesis,
+            welcome.first_epoch,
             welcome.epoch,
             sorted(welcome.epochs.items()),
             [list(member) for member in welcome.members],
@@ -50,20 +57,20 @@ def encode(welcome: Welcome) -> bytes:
 def decode(data: bytes) -> Welcome:
     """The welcome in some bytes, checked. Raises `Malformed`, `SchemaRefused`."""
     parts = unpack(data)
-    if not isinstance(parts, list) or len(parts) != 6 or parts[0] != _VERSION:
+    if not isinstance(parts, list) or len(parts) != 7 or parts[0] != _VERSION:
         raise Malformed("a welcome of an unknown form", "Use the same version of crdtlog on both devices.")
-    _, genesis, epoch, epochs, members, tables = parts
+    _, genesis, first_epoch, epoch, epochs, members, tables = parts
     if not isinstance(genesis, bytes):
         raise Malformed("a welcome without a founding record")
     membership.decode_genesis(genesis)
     secrets = _epochs(epochs)
     if not isinstance(epoch, bytes) or epoch not in secrets:
         raise Malformed("a welcome without the secret of its epoch")
+    check_bytes(first_epoch, EPOCH_BYTES, "the first epoch's id")
     if not isinstance(members, list) or not 0 < len(members) <= _MAX_MEMBERS:
         raise Malformed("a welcome names between one member and the limit")
-    return Welcome(
-        genesis, epoch, secrets, [membership.newcomer_from(member) for member in members], _tables(tables)
-    )
+    newcomers = [membership.newcomer_from(member) for member in members]
+    return Welcome(genesis, cast(bytes, first_epoch), epoch, secrets, newcomers, _tables(tables))
 
 
 def _epochs(items: object) -> dict[bytes, bytes]:

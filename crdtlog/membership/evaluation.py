@@ -167,12 +167,18 @@ class Evaluated:
             end = self._end(number, writer)
             if end < head and not self._is_back(device, number, writer, self._next_lasting(writer, end + 1)):
                 head = end
-        while head and graph.level(device, past := self._past(writer, head), self._counting) == OUT:
+        while head and self._was_out(device, past := self._past(writer, head)):
             if not past & graph.about[device] & graph.admissions & self._counting:
                 return 0
             # Those with the same past need not be asked; pasts only grow.
             head = bisect_left(range(1, head), 1, key=lambda seq: int(self._past(writer, seq) == past))
         return head
+
+    def _was_out(self, device: bytes, past: int) -> bool:
+        return all(
+            self._graph.level(device, reading, self._counting) == OUT
+            for reading in self._readings(device, past)
+        )
 
     def _next_lasting(self, writer: bytes, seq: int) -> int:
         """The first entry of a log, from `seq` on, that does not take away: what does is applied in any case."""
@@ -272,12 +278,24 @@ class Evaluated:
 
     def _may(self, dot: Dot, context: Mapping[bytes, int], need: int) -> bool:
         writer, seq = dot
-        device, past = device_of(writer), self._graph.past(context)
-        return (
-            self._graph.level(device, past, self._counting) >= need
-            and not self._is_cut(dot, past, need)
-            and not self._is_behind(writer, seq)
-        )
+        device = device_of(writer)
+        return any(
+            self._graph.level(device, past, self._counting) >= need and not self._is_cut(dot, past, need)
+            for past in self._readings(device, self._graph.past(context))
+        ) and not self._is_behind(writer, seq)
+
+    def _readings(self, device: bytes, past: int) -> list[int]:
+        """A past, and what it may be taken for.
+
+        A device that has just joined writes before the record that let it in has reached it. What names nothing about
+        its author is taken as written after one of the records that let it in, whichever serves best: so could the
+        author have written it.
+        """
+        about = self._graph.about.get(device, 0)
+        if past & about:
+            return [past]
+        let_in = about & self._graph.admissions & self._counting
+        return [past | 1 << number | (self._graph.nodes[number].past & about) for number in bits(let_in)]
 
     def counts(self, dot: Dot) -> bool:
         """Whether a membership record (other than `seen`) counts, so that its entry may be applied.
@@ -393,7 +411,7 @@ class Evaluated:
         if applied <= self._vouched.get(writer, 0):
             return False
         next_ = self._vouched.get(writer, 0) + 1
-        if graph.level(device, self._past(writer, next_), self._counting) == OUT:
+        if self._was_out(device, self._past(writer, next_)):
             return True
         for number in bits(graph.about.get(device, 0) & graph.below[ADMIN] & ~self._past(writer, 1)):
             first = self._next_needing(graph.nodes[number].gives + 1, writer, self._end(number, writer) + 1)
@@ -402,6 +420,18 @@ class Evaluated:
                 if not (past | self._undone(device, past)) >> number & 1:
                     return True
         return False
+
+    def doubtful(self, writer: bytes) -> int | None:
+        """The first entry of a log that may not count; None if all that is held of it counts."""
+        graph, device = self._graph, device_of(writer)
+        about = graph.about.get(device, 0)
+        if writer not in self._watched or about.bit_count() == 1:
+            return None
+        ends = [
+            self._end(number, writer) for number in bits(about & graph.below[ADMIN] & ~self._past(writer, 1))
+        ]
+        first = min(ends, default=self._logs.heads[writer]) + 1
+        return first if first <= self._logs.heads[writer] else None
 
     def addition(self, newcomer: Newcomer) -> Add | None:
         """The record that an admin here writes to let a device in; None if it belongs already."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crdtlog.database import Database
-from crdtlog.opening import new_writer
+from crdtlog.device import new_writer
 from crdtlog.reauthoring import reauthor
 from tests.crdtlog.clients import Step, merging, play
 from tests.crdtlog.devices import (

@@ -73,7 +73,7 @@ def test_its_rows_log_and_conflicts_are_there(old: World) -> None:
 
     one = opened(old)
 
-    assert setting(old, "format") == catalog.FORMAT == 2
+    assert setting(old, "format") == catalog.FORMAT == 3
     assert one.execute("SELECT * FROM crdtlog_log ORDER BY position").fetchall() == before
     assert one.execute("SELECT signed FROM crdtlog__log ORDER BY position").fetchall() == signed
     assert rows_of(one) == ROWS

@@ -1,0 +1,128 @@
+"""Who counts in this file: the pure rules of `membership`, fed with the logs held, and remembered while these stay.
+
+A group is *plain* while each device was let in once, by somebody who might, and nothing was ever said of it again: then
+everything counts that a writer wrote, and nothing needs to be evaluated. That is most groups, most of the time.
+"""
+
+from collections.abc import Mapping
+
+from crdtlog import membership
+from crdtlog.device import verify_bytes
+from crdtlog.entry import Entry
+from crdtlog.errors import EntryRefused
+from crdtlog.log import Log
+from crdtlog.membership import Add, Content, Evaluated, Founding, Graph, Logs, Own, Record, Rotate, Seen
+
+Context = Mapping[bytes, int]
+
+
+class Group:
+    """The members of one file's database, as the records held tell."""
+
+    def __init__(self, log: Log, database: bytes, device: bytes, first_epoch: bytes) -> None:
+        self._log = log
+        self._database = database
+        self._device = device
+        self._first_epoch = first_epoch
+        self._graph: Graph | None = None
+        self._found: Evaluated | None = None
+        self._plain = True
+
+    def forget(self) -> None:
+        """What was remembered may not be what the file holds."""
+        self._graph = self._found = None
+
+    def changed(self) -> None:
+        """Entries were taken in that may vouch for others."""
+        self._found = None
+
+    @property
+    def graph(self) -> Graph:
+        """The records held."""
+        return self._graph or self._load()
+
+    def _load(self) -> Graph:
+        graph = self._graph = Graph(self._database, _verify)
+        self._plain = True
+        for writer, seq, digest, context, item in self._log.member_entries():
+            self._note(Record(writer, seq, digest, context, membership.decode_content(item.payload())))
+        return graph
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether everything counts that a writer wrote."""
+        if self._graph is None:
+            self._load()
+        return self._plain
+
+    @property
+    def found(self) -> Evaluated:
+        """What counts of all that is held."""
+        if self._found is None:
+            graph, log = self.graph, self._log
+            heads = {writer: head.seq for writer, head in log.heads().items()}
+            own = Own(self._device, log.applied())
+            self._found = membership.evaluate(graph, Logs(heads, log.context), own, self._first_epoch)
+        return self._found
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether `found` is known without any work."""
+        return self._found is not None
+
+    def record(self, item: Entry, digest: bytes, context: Context) -> Record:
+        """The membership record in an entry. Raises `Malformed`."""
+        return Record(item.writer, item.seq, digest, context, membership.decode_content(item.payload()))
+
+    def take(self, record: Record) -> None:
+        """Take in a record whose entry is about to be held. Raises `EntryRefused` for what nobody should hold."""
+        if refusal := self.graph.refusal(record):
+            raise EntryRefused(
+                f"entry {record.seq} of writer {record.writer.hex()[:12]} changes the group in vain: {refusal}"
+            )
+        self._note(record)
+
+    def counts(self, item: Entry, context: Context) -> bool:
+        """Whether a held entry counts, so that it may be applied."""
+        dot = (item.writer, item.seq)
+        if item.kind != "member":
+            return self.found.may_write(dot, context)
+        if isinstance(membership.decode_content(item.payload()), Seen):
+            return self.found.may_speak(dot, context)
+        return self.found.counts(dot)
+
+    def knows_itself(self) -> bool:
+        """Whether this device has applied the record that let it in: before that it says nothing about the group."""
+        graph = self.graph
+        past = graph.past(self._log.applied())
+        return bool(past & graph.about.get(self._device, 0) & graph.admissions)
+
+    def _note(self, record: Record) -> None:
+        assert self._graph is not None
+        self._graph.add(record)
+        self._found = None
+        if not isinstance(record.content, Seen):
+            self._plain = self._plain and self._is_plain(record.content)
+
+    def _is_plain(self, content: Content) -> bool:
+        """Whether the record added last leaves the group plain."""
+        assert self._graph is not None
+        node = self._graph.nodes[-1]
+        if node.void is not None:
+            return False
+        match content:
+            case Founding() | Rotate():
+                return True
+            case Add(_, False):
+                return node.subject is None or self._graph.about[node.subject].bit_count() == 1
+            case _:
+                return False
+
+
+def role_counts(role: str | None) -> bool:
+    """Whether a device of that role may write."""
+    return role in ("admin", "writer")
+
+
+def _verify(key: bytes, message: bytes, signature: bytes) -> bool:
+    return verify_bytes(key, b"", message, signature)
