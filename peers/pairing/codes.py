@@ -4,23 +4,18 @@ Knows numbers, words and typing mistakes. Must not know what a code is used for.
 nameplate (a number by which the joiner finds the issuer; no secret) and three words of a list whose words
 differ within four letters (33 bits: with one guess allowed, a chance of 1 in 8,589,934,592), so that four
 letters a word are enough to type.
-
-The words are the English list of BIP-39 (2,048 words), as the package `mnemonic` carries it.
 """
 
-import difflib
-import functools
 import re
 from collections.abc import Callable
 from typing import NamedTuple
 
 from crdtlog import errors
+from crdtlog.words import BITS_PER_WORD, close_to, completed, shown, word_list
 
 WORDS_PER_CODE = 3
 MAX_NAMEPLATE = 999
 MAX_TYPED_CHARACTERS = 200
-PREFIX_LETTERS = 4
-_BITS_PER_WORD = 11
 _SEPARATORS = re.compile(
     r"[\s\-_.,/\u2010-\u2015\u2212]+"
 )  # dashes as keyboards, phones and word processors make
@@ -44,26 +39,13 @@ class Code(NamedTuple):
         return str(self).encode()
 
 
-@functools.cache
-def word_list() -> tuple[str, ...]:
-    """The 2,048 words, in order."""
-    from mnemonic import Mnemonic
-
-    return tuple(Mnemonic("english").wordlist)
-
-
-@functools.cache
-def _by_prefix() -> dict[str, str]:
-    return {word[:PREFIX_LETTERS]: word for word in word_list()}
-
-
 def make_code(random: Callable[[int], bytes]) -> Code:
     """A fresh code; `random(n)` gives n bytes from a secure source, such as `os.urandom`."""
     drawn = int.from_bytes(
         random(5), "big"
     )  # 40 bits, of which the words take 33: every code is equally likely
     words = word_list()
-    first, second, third = (words[drawn >> _BITS_PER_WORD * n & 2047] for n in range(WORDS_PER_CODE))
+    first, second, third = (words[drawn >> BITS_PER_WORD * n & 2047] for n in range(WORDS_PER_CODE))
     return Code(1 + int.from_bytes(random(8), "big") % MAX_NAMEPLATE, (first, second, third))
 
 
@@ -86,25 +68,19 @@ def _nameplate(typed: str) -> int:
     number = int(typed) if re.fullmatch(r"[0-9]{1,6}", typed) else 0
     if not 1 <= number <= MAX_NAMEPLATE:
         raise errors.Usage(
-            f"A pairing code begins with a number from 1 to {MAX_NAMEPLATE}, not with {_shown(typed)}.",
+            f"A pairing code begins with a number from 1 to {MAX_NAMEPLATE}, not with {shown(typed)}.",
             "Look at the other device again.",
         )
     return number
 
 
 def _word(typed: str) -> str:
-    if typed in word_list():
-        return typed
-    word = _by_prefix().get(typed[:PREFIX_LETTERS]) if len(typed) >= PREFIX_LETTERS else None
-    if word is None or not word.startswith(typed):
-        raise errors.Usage(f"{_shown(typed)} is not a word of a pairing code.", _suggestion(typed))
+    word = completed(typed)
+    if word is None:
+        raise errors.Usage(f"{shown(typed)} is not a word of a pairing code.", _suggestion(typed))
     return word
 
 
 def _suggestion(typed: str) -> str:
-    close = difflib.get_close_matches(typed, word_list(), n=2, cutoff=0.6)
+    close = close_to(typed)
     return f"Did you mean {' or '.join(close)}?" if close else "Look at the other device again."
-
-
-def _shown(typed: str) -> str:
-    return ascii(typed[:40])
