@@ -27,7 +27,7 @@ FORBIDDEN = {
 }
 # Calculations: time, randomness, files and rows come in as arguments.
 PURE = ("clock", "values", "versions", "document", "kinds", "entry", "payload", "membership", "yjs_writer")
-PURE += ("words",)
+PURE += ("recovery", "words")
 IMPURE = set("os io time sqlite3 random secrets pathlib shutil tempfile subprocess platformdirs".split())
 # `import crdtlog` and the command line start without these; they cost more than everything else together.
 HEAVY = ("aiohttp", "cryptography", "pycrdt", "zeroconf", "rich", "click", "inotify_simple", "segno")
