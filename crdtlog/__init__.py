@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from crdtlog.history import Written
     from crdtlog.members import Member
     from crdtlog.membership import Newcomer
+    from crdtlog.opening import new_recovery
+    from crdtlog.recovery import RecoveryKey
     from crdtlog.restore import Restored
     from crdtlog.snapshot import Snapshot
     from crdtlog.tracking import TableStatus
@@ -36,11 +38,13 @@ __all__ = [
     "Home",
     "Member",
     "Newcomer",
+    "RecoveryKey",
     "Restored",
     "Snapshot",
     "TableStatus",
     "Written",
     "adopt",
+    "new_recovery",
     "open",
 ]
 
@@ -54,11 +58,13 @@ _HOMES = {
     "Home": "device",
     "Member": "members",
     "Newcomer": "membership",
+    "RecoveryKey": "recovery",
     "Restored": "restore",
     "Snapshot": "snapshot",
     "TableStatus": "tracking",
     "Written": "history",
     "adopt": "database",
+    "new_recovery": "opening",
     "open": "database",
 }
 

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from crdtlog import (
     accept,
+    catalog,
     check,
     drain,
     history,
     members,
+    membership,
     mending,
     schema,
     tracking,
@@ -90,6 +92,12 @@ class Database:
     def epoch(self) -> bytes:
         """The id of the current epoch."""
         return self._state.epoch
+
+    @property
+    def recovery(self) -> bytes | None:
+        """The recovery key's public half (32 bytes) that the founding record names for ever, or None."""
+        genesis = cast(bytes, catalog.get_meta(self._state.connection, "genesis"))
+        return membership.decode_genesis(genesis).recovery
 
     def epochs(self) -> dict[bytes, bytes]:
         """The secrets of all epochs this device holds, by id."""
@@ -515,16 +523,24 @@ class Database:
 
 
 def open_database(
-    path: str | Path, *, home: Home | str | Path | None = None, name: str | None = None, create: bool = True
+    path: str | Path,
+    *,
+    home: Home | str | Path | None = None,
+    name: str | None = None,
+    create: bool = True,
+    recovery: bytes | None = None,
 ) -> Database:
     """Open a replicated database, or make the file one (founding a new database) if `create` is given.
 
     `home` holds this device's keys (default: `CRDTLOG_HOME` or the platform's directories), `name` names the device
-    when its keys are made. Raises `NotADatabase`, `ReadOnly`, `NotInitialised`, `WrongDevice`, `Unsupported`,
-    `KeysUnusable`.
+    when its keys are made. `recovery` is the public half of a recovery key (`crdtlog.new_recovery()`), which a new
+    database then has for ever; without it a new one has none, and cannot be given one later. A database that is there
+    keeps what it has: compare with its `recovery`. Raises `NotADatabase`, `ReadOnly`, `NotInitialised`, `WrongDevice`,
+    `Unsupported`, `KeysUnusable`, `Usage` (no public half).
     """
     where = Home.of(home)
-    database = Database(open_state(Path(path).absolute(), where, name=name, create=create), where)
+    state = open_state(Path(path).absolute(), where, name=name, create=create, recovery=recovery)
+    database = Database(state, where)
     try:
         database.check_mark()
     except BaseException:

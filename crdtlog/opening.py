@@ -11,19 +11,35 @@ from pathlib import Path
 from crdtlog import catalog, epochs, members, membership, tracking
 from crdtlog.connection import open_file, switch_to_wal, translated
 from crdtlog.device import Device, Home, load_device, new_writer
-from crdtlog.errors import NotInitialised, PairingFailed, Unsupported, WrongDevice
+from crdtlog.errors import NotInitialised, PairingFailed, Unsupported, Usage, WrongDevice
 from crdtlog.log import Log
 from crdtlog.membership import Genesis, Newcomer
+from crdtlog.recovery import PUBLIC_BYTES, SEED_BYTES, RecoveryKey, is_public
 from crdtlog.rotation import new_secret
 from crdtlog.state import State
 from crdtlog.welcome import Welcome
 
 
-def open_state(path: Path, home: Home, *, name: str | None, create: bool) -> State:
+def new_recovery() -> RecoveryKey:
+    """A new recovery key: its `words` are for paper, its `public` for `crdtlog.open` when that makes a database.
+
+    Nothing keeps it. Show the words once, before anything else can go wrong; see docs/reference/python.md.
+    """
+    return RecoveryKey(secrets.token_bytes(SEED_BYTES))
+
+
+def open_state(
+    path: Path, home: Home, *, name: str | None, create: bool, recovery: bytes | None = None
+) -> State:
     """The state of the database in a file, founded first if the file has none and `create` is given.
 
-    Raises `NotInitialised`, `WrongDevice`, `Unsupported`, and what `open_file` and `load_device` raise.
+    Raises `NotInitialised`, `WrongDevice`, `Unsupported`, `Usage`, and what `open_file` and `load_device` raise.
     """
+    if recovery is not None and not is_public(recovery):
+        raise Usage(
+            f"the public half of a recovery key has {PUBLIC_BYTES} bytes",
+            "Give recovery=key.public of the key that crdtlog.new_recovery() made, or of none.",
+        )
     connection = open_file(path, create=create)
     try:
         with translated(path):
@@ -32,7 +48,7 @@ def open_state(path: Path, home: Home, *, name: str | None, create: bool) -> Sta
             if not create:
                 raise NotInitialised(f"{path} is not a crdtlog database yet", f"Run: crdtlog init {path}")
             device = load_device(home.prepare(), name=name)
-            _found(connection, path, device, home)
+            _found(connection, path, device, home, recovery)
         else:
             _check(connection, path)
             device = load_device(home, create=False)
@@ -107,9 +123,11 @@ def _prepare(
         catalog.set_meta(connection, name, value)
 
 
-def _found(connection: sqlite3.Connection, path: Path, device: Device, home: Home) -> None:
+def _found(
+    connection: sqlite3.Connection, path: Path, device: Device, home: Home, recovery: bytes | None
+) -> None:
     founder = newcomer_of(device, "admin")
-    genesis = membership.encode_genesis(Genesis(secrets.token_bytes(16), founder, None))
+    genesis = membership.encode_genesis(Genesis(secrets.token_bytes(16), founder, recovery))
     epoch, secret = new_secret()
     epochs.save(home, membership.database_id(genesis), {epoch: secret})
     switch_to_wal(connection, path)

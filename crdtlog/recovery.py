@@ -61,6 +61,11 @@ class RecoveryKey:
         return Ed25519PrivateKey.from_private_bytes(self._seed).sign(message)
 
 
+def is_public(value: object) -> bool:
+    """Whether this has the form of a recovery key's public half."""
+    return isinstance(value, bytes) and len(value) == PUBLIC_BYTES
+
+
 def read_words(typed: str) -> RecoveryKey:
     """The recovery key whose 24 words somebody typed.
 

@@ -63,11 +63,12 @@ def open_shared(
     name: str | None = None,
     peers: Sequence[str] = (),
     mdns: bool = True,
+    recovery: bytes | None = None,
 ) -> crdtlog.Database:
     """Open a shared database, after joining it with `code` if the file is not part of one yet.
 
-    Returns what `crdtlog.open` returns; without a code it is the same. Raises what `join` raises. May be called with or
-    without a running event loop; it blocks.
+    Returns what `crdtlog.open` returns; without a code it is the same, and a database that is made has that `recovery`
+    key. Raises what `join` raises. May be called with or without a running event loop; it blocks.
     """
     absolute = Path(path).absolute()
     if code is not None and not (absolute.exists() and _is_database(absolute)):
@@ -76,7 +77,7 @@ def open_shared(
         with ThreadPoolExecutor(1) as own_loop:
             joining = join(code, path, home=home, name=name, peers=peers, mdns=mdns)
             own_loop.submit(asyncio.run, joining).result()
-    return crdtlog.open(path, home=home, name=name)
+    return crdtlog.open(path, home=home, name=name, recovery=recovery)
 
 
 async def join(

@@ -291,5 +291,7 @@ def test_open_shared_joins_once_and_then_just_opens(laptop: Machine, phone: Mach
 def test_open_shared_is_what_the_package_offers_and_without_a_code_it_founds(
     home: MakeHome, tmp_path: Path
 ) -> None:
-    with peers.open_shared(tmp_path / "new.db", home=Home(home("solo")), name="solo") as db:
+    solo = Home(home("solo"))
+    with peers.open_shared(tmp_path / "new.db", home=solo, name="solo", recovery=b"k" * 32) as db:
         assert [member.name for member in db.members()] == ["solo"]
+        assert db.recovery == b"k" * 32
