@@ -14,6 +14,7 @@ import click
 from peers.cli.arguments import file_argument, json_option
 from peers.cli.files import opened
 from peers.cli.output import count, progress_bar, say, show_json, show_table, warn
+from peers.cli.recovery import require_somewhere_to_show, say_shown_before, show_words
 
 if TYPE_CHECKING:
     from crdtlog import Database
@@ -23,10 +24,11 @@ TEXT_KEY = "TEXT PRIMARY KEY DEFAULT (lower(hex(randomblob(16))))"
 
 
 class Survey(NamedTuple):
-    """A file before `init`: its tables with None or why they cannot be tracked, and its journal mode."""
+    """A file before `init`: its tables with None or why they cannot be tracked, and what kind of file it is."""
 
     tables: list[tuple[str, str | None]]
     journal: str
+    replicated: bool
 
 
 class Skipped(NamedTuple):
@@ -38,7 +40,7 @@ class Skipped(NamedTuple):
 
 def survey(file: Path) -> Survey:
     """Look at a file without changing it. Raises what `crdtlog.open` raises for files that are no databases."""
-    from crdtlog import schema
+    from crdtlog import catalog, schema
     from crdtlog.connection import open_file, translated
     from crdtlog.errors import NotADatabase
 
@@ -47,10 +49,11 @@ def survey(file: Path) -> Survey:
             raise NotADatabase(
                 f"the directory {file.absolute().parent} does not exist", "Create it, or check the path."
             )
-        return Survey([], "none")
+        return Survey([], "none", replicated=False)
     with closing(open_file(file, create=False)) as connection, translated(file):
         journal = connection.execute("PRAGMA journal_mode").fetchone()[0]
-        return Survey(schema.trackable_tables(connection), journal)
+        replicated = catalog.exists(connection)
+        return Survey(schema.trackable_tables(connection), journal, replicated)
 
 
 def choose(file: Path, found: Survey, wanted: Sequence[str]) -> tuple[list[str], list[Skipped]]:
@@ -113,11 +116,19 @@ def key_warnings(tables: Sequence["Table"]) -> list[str]:
 @click.option(
     "--track", "tables", multiple=True, metavar="TABLE", help="Only these tables (default: all that can be)."
 )
+@click.option("--no-recovery", is_flag=True, help="Make a database without a recovery key.")
 @json_option
 def init(
-    file: Path, more: tuple[str, ...], device: str | None, tables: tuple[str, ...], as_json: bool
+    file: Path,
+    more: tuple[str, ...],
+    device: str | None,
+    tables: tuple[str, ...],
+    no_recovery: bool,
+    as_json: bool,
 ) -> None:
     """Make FILE a replicated database and begin to track its tables.
+
+    The words of its recovery key are shown once, on standard error. They make a device an admin when none is left.
 
     The file stays an ordinary SQLite file that any program may write; it is switched to write-ahead logging (WAL). A
     missing FILE is created. Run again, the command tracks tables that were added since, and ends what was interrupted.
@@ -136,7 +147,18 @@ def init(
     existed = file.exists()
     from peers.node.known import remember_file
 
-    with closing(crdtlog.open(file, name=device)) as database:
+    key = None
+    if not found.replicated and not no_recovery:
+        require_somewhere_to_show()
+        key = crdtlog.new_recovery()
+    with closing(crdtlog.open(file, name=device, recovery=key.public if key else None)) as database:
+        # Before anything that can be interrupted, and if our key is the one: another program may have been faster.
+        if key and database.recovery == key.public:
+            show_words(file, key)
+        elif database.recovery:
+            say_shown_before(file)
+        elif not found.replicated:
+            say(f"{file} has no recovery key, and cannot be given one later.")
         remember_file(database.home, file)
         # One whose rows were not all taken in when a full disk, say, ended an earlier run counts as new.
         known = {table.name for table in database.tables() if table.waiting != "unfinished"}

@@ -30,8 +30,9 @@ def show_data(line: str) -> None:
 
 
 def say(message: str = "") -> None:
-    """Tell something beside the data."""
-    print(message, file=sys.stderr, flush=True)
+    """Tell something beside the data; nobody, if standard error is closed."""
+    if sys.stderr is not None:  # print would take standard output instead
+        print(message, file=sys.stderr, flush=True)
 
 
 def warn(message: str) -> None:
@@ -58,7 +59,7 @@ def is_terminal(stream: TextIO) -> bool:
     """Whether a person looks at that stream."""
     try:
         return stream.isatty()
-    except ValueError:  # closed
+    except (AttributeError, ValueError):  # closed before the program began (None), or since
         return False
 
 

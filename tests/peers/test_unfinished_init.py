@@ -78,6 +78,15 @@ def test_the_same_command_finishes_it(file: Path, capsys: pytest.CaptureFixture[
     assert "to be taken in" not in capsys.readouterr().out
 
 
+def test_the_same_command_says_that_the_recovery_words_were_shown_before(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert run(["init", str(file)]) == 0
+    said = capsys.readouterr().err
+    assert " 1. " not in said and "cannot be shown again" in said and f"crdtlog pair {file}" in said
+
+
 @pytest.mark.parametrize(
     ("waiting", "served", "words"),
     [
