@@ -21,6 +21,7 @@ from crdtlog import (
     members,
     membership,
     mending,
+    rotating,
     schema,
     tracking,
     welcome,
@@ -37,6 +38,7 @@ from crdtlog.members import Member
 from crdtlog.membership import Conflict, Newcomer
 from crdtlog.merge_check import Unmerged, unmerged
 from crdtlog.opening import file_time_ms, join_state, open_state
+from crdtlog.recovery import RecoveryKey
 from crdtlog.restore import Restored, restore_value
 from crdtlog.snapshot import Snapshot, snapshot
 from crdtlog.state import State
@@ -100,8 +102,14 @@ class Database:
         return membership.decode_genesis(genesis).recovery
 
     def epochs(self) -> dict[bytes, bytes]:
-        """The secrets of all epochs this device holds, by id."""
-        return dict(self._state.epochs)
+        """The secrets of all epochs this device holds, by id: the current one first, then the deepest."""
+        self._state.refresh()
+        return rotating.by_depth(self._state)
+
+    @property
+    def first_secret(self) -> bytes | None:
+        """The secret of the epoch that the database began with, if this device has it."""
+        return self._state.epochs.get(cast(bytes, catalog.get_meta(self._state.connection, "first_epoch")))
 
     def __enter__(self) -> Self:
         return self
@@ -395,6 +403,30 @@ class Database:
         self.drain_all()
         with self._state.transaction():
             members.remove(self._state, device)
+            if device != self.device.id:
+                rotating.rotate(self._state)
+
+    def rotate_if_due(self) -> bool:
+        """Hand out a new secret if somebody removed knows every other, or a member lacks the current; whether it was.
+
+        To be called when nothing else is on its way: the one who removed a device does it, too.
+        """
+        self._state.refresh()
+        if not rotating.is_rotation_due(self._state):
+            return False
+        self.drain_all()
+        with self._state.transaction():
+            if is_due := rotating.is_rotation_due(self._state):
+                rotating.rotate(self._state)
+        return is_due
+
+    def recover(self, key: RecoveryKey) -> None:
+        """Make this device an admin by the recovery key, whatever was said of it. Raises `Usage` for another key."""
+        if self._state.may_write:
+            self.drain_all()
+        with self._state.transaction():
+            members.recover(self._state, key)
+            rotating.rotate(self._state)
 
     def admins_conflict(self) -> list[Conflict]:
         """The devices about which admins who did not know of one another said different things."""

@@ -14,21 +14,28 @@ def _path(home: Home, database: bytes) -> Path:
     return private_directory(home.keys / "databases") / f"{database.hex()}.epochs"
 
 
-def save(home: Home, database: bytes, epochs: dict[bytes, bytes]) -> None:
-    """Keep the secrets (id → 32 bytes) of a database, together with those kept before; durable on return."""
-    known = _read(_path(home, database))
-    write_private(_path(home, database), pack(sorted({**known, **epochs}.items())))
+class Keys:
+    """The secrets of one database in one home."""
 
+    def __init__(self, home: Home, database: bytes) -> None:
+        self._home = home
+        self._database = database
 
-def load(home: Home, database: bytes) -> dict[bytes, bytes]:
-    """The secrets of a database. Raises `KeysUnusable` if there are none."""
-    found = _read(_path(home, database))
-    if not found:
-        raise KeysUnusable(
-            f"the keys of this database are not in {home.keys}",
-            "Set CRDTLOG_HOME to the home that the file was used with, or join the database anew with `crdtlog join`.",
-        )
-    return found
+    def keep(self, epochs: dict[bytes, bytes]) -> None:
+        """Keep secrets (id → 32 bytes), together with those kept before; durable on return."""
+        path = _path(self._home, self._database)
+        write_private(path, pack(sorted({**_read(path), **epochs}.items())))
+
+    def load(self) -> dict[bytes, bytes]:
+        """The secrets, by id. Raises `KeysUnusable` if there are none."""
+        found = _read(_path(self._home, self._database))
+        if not found:
+            raise KeysUnusable(
+                f"the keys of this database are not in {self._home.keys}",
+                "Set CRDTLOG_HOME to the home that the file was used with, or join the database anew with "
+                "`crdtlog join`.",
+            )
+        return found
 
 
 def _read(path: Path) -> dict[bytes, bytes]:

@@ -7,13 +7,13 @@ all in one transaction (log invariants L1 to L4).
 from collections.abc import Mapping
 from typing import cast
 
-from crdtlog import changes, entry, members, membership, tracking
+from crdtlog import changes, entry, members, membership, rotating, tracking
 from crdtlog.apply import apply_data
 from crdtlog.device import verify_bytes
 from crdtlog.entry import Entry, Signed
 from crdtlog.errors import EntryRefused
 from crdtlog.log import Writer
-from crdtlog.membership import Recover
+from crdtlog.membership import Recover, Rotate
 from crdtlog.state import State
 from crdtlog.versions import device_of
 
@@ -38,7 +38,9 @@ def accept_entry(state: State, blob: bytes) -> int | None:
     state.log.check_context(item)
     context = state.log.context_of(item)
     if item.kind == "member":
-        members.take(state, state.group.record(item, signed.hash, context))
+        members.take(state, record := state.group.record(item, signed.hash, context))
+        if isinstance(record.content, Rotate):
+            rotating.unlock(state)
     rows, summary = 0, WAITING
     applied = _may_be_merged(state, item, writer, context)
     if applied:
@@ -100,7 +102,9 @@ def effect(state: State, item: Entry, before: Mapping[bytes, int]) -> tuple[int,
             rows, counts = apply_data(state, item, before)
             return rows, changes.summarise(counts)
         case "member":
-            return 0, members.effect(state, item)
+            summary = members.effect(state, item)
+            rotating.choose(state)
+            return 0, summary
         case "schema":
             return 0, tracking.apply_schema(state, item, before)
         case _:

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from typing import NamedTuple, cast
 
 from crdtlog import catalog, membership
-from crdtlog.certificate import belongs_to
+from crdtlog.certificate import belongs_to, certificate_of
+from crdtlog.device import Device, new_writer
 from crdtlog.entry import Entry
 from crdtlog.errors import EntryRefused, Usage
 from crdtlog.membership import Add, Content, Founding, Newcomer, Record, Recover, Remove, Role, Rotate, Seen
+from crdtlog.recovery import RecoveryKey
 from crdtlog.state import State
 from crdtlog.versions import device_of
 from crdtlog.welcome import Welcome
@@ -98,6 +100,35 @@ def remove(state: State, device: bytes) -> None:
         Remove(device),
         f"{member.name} was removed" if device != state.device.id else f"{member.name} left",
     )
+
+
+def recover(state: State, key: RecoveryKey) -> None:
+    """Become an admin by the recovery key: what the first entry of a new log says. Raises `Usage` for another key."""
+    genesis = membership.decode_genesis(cast(bytes, catalog.get_meta(state.connection, "genesis")))
+    if genesis.recovery is None:
+        raise Usage(
+            "this database was founded without a recovery key",
+            "An admin can let devices in: crdtlog pair FILE",
+        )
+    if genesis.recovery != key.public:
+        raise Usage(
+            "these are the words of another database's recovery key",
+            "Look for those that `crdtlog init` showed for this one.",
+        )
+    state.become(new_writer(state.device))
+    own = state.writer
+    newcomer = newcomer_of(state.device, "admin")
+    context = {named.writer: named.seq for named in state.log.next_context(own)}
+    message = membership.recovery_message(
+        state.database, newcomer, own.id, membership.context_digest(context)
+    )
+    say(state, Recover(newcomer, key.sign(message)), f"{newcomer.name} is admin, by the recovery key")
+
+
+def newcomer_of(device: Device, role: str) -> Newcomer:
+    """How records name this device."""
+    public = device.public
+    return Newcomer(device.name, role, public.sign_key, public.receive_key, certificate_of(device))
 
 
 def say(state: State, content: Content, summary: str) -> None:

@@ -8,12 +8,13 @@ import secrets
 import sqlite3
 from pathlib import Path
 
-from crdtlog import catalog, epochs, members, membership, tracking
+from crdtlog import catalog, members, membership, tracking
 from crdtlog.connection import open_file, switch_to_wal, translated
 from crdtlog.device import Device, Home, load_device, new_writer
+from crdtlog.epochs import Keys
 from crdtlog.errors import NotInitialised, PairingFailed, Unsupported, Usage, WrongDevice
 from crdtlog.log import Log
-from crdtlog.membership import Genesis, Newcomer
+from crdtlog.membership import Genesis
 from crdtlog.recovery import PUBLIC_BYTES, SEED_BYTES, RecoveryKey, is_public
 from crdtlog.rotation import new_secret
 from crdtlog.state import State
@@ -55,7 +56,7 @@ def open_state(
         database = catalog.get_meta(connection, "database")
         assert isinstance(database, bytes)
         _check_device(connection, path, device, home)
-        return State(connection, path, device, epochs.load(home, database))
+        return State(connection, path, device, Keys(home, database))
     except BaseException:
         connection.close()
         raise
@@ -90,14 +91,6 @@ def _check_device(connection: sqlite3.Connection, path: Path, device: Device, ho
         )
 
 
-def newcomer_of(device: Device, role: str) -> Newcomer:
-    """How records name this device."""
-    from crdtlog.certificate import certificate_of
-
-    public = device.public
-    return Newcomer(device.name, role, public.sign_key, public.receive_key, certificate_of(device))
-
-
 def _prepare(
     connection: sqlite3.Connection,
     device: Device,
@@ -126,16 +119,17 @@ def _prepare(
 def _found(
     connection: sqlite3.Connection, path: Path, device: Device, home: Home, recovery: bytes | None
 ) -> None:
-    founder = newcomer_of(device, "admin")
+    founder = members.newcomer_of(device, "admin")
     genesis = membership.encode_genesis(Genesis(secrets.token_bytes(16), founder, recovery))
     epoch, secret = new_secret()
-    epochs.save(home, membership.database_id(genesis), {epoch: secret})
+    keys = Keys(home, membership.database_id(genesis))
+    keys.keep({epoch: secret})
     switch_to_wal(connection, path)
     with translated(path):
         connection.execute("BEGIN IMMEDIATE")
         try:
             _prepare(connection, device, genesis, epoch, epoch)
-            state = State(connection, path, device, {epoch: secret})
+            state = State(connection, path, device, keys)
             members.put_device(state, founder, None, confirmed=True)
             record = membership.encode_record("genesis", genesis)
             state.append_own("member", record, summary=f"{device.name} founded the database")
@@ -167,9 +161,10 @@ def join_state(path: Path, home: Home, welcome: Welcome, *, name: str | None) ->
             for identity, table in welcome.tables:
                 tracking.check_identity(welcome.database, identity, table)
                 tracking.check_fit(connection, table)
-        epochs.save(home, welcome.database, welcome.epochs)
+        keys = Keys(home, welcome.database)
+        keys.keep(welcome.epochs)
         switch_to_wal(connection, path)
-        state = _join(connection, path, device, welcome, written_ms)
+        state = _join(connection, path, device, keys, welcome, written_ms)
     except BaseException:
         connection.close()
         if not existed:
@@ -180,13 +175,13 @@ def join_state(path: Path, home: Home, welcome: Welcome, *, name: str | None) ->
 
 
 def _join(
-    connection: sqlite3.Connection, path: Path, device: Device, welcome: Welcome, written_ms: int
+    connection: sqlite3.Connection, path: Path, device: Device, keys: Keys, welcome: Welcome, written_ms: int
 ) -> State:
     with translated(path):
         connection.execute("BEGIN IMMEDIATE")
         try:
             _prepare(connection, device, welcome.genesis, welcome.epoch, welcome.first_epoch)
-            state = State(connection, path, device, welcome.epochs)
+            state = State(connection, path, device, keys)
             for member in welcome.members:
                 members.check_certificate(member)
                 members.put_device(state, member, None, confirmed=False)

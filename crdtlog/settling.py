@@ -9,7 +9,7 @@ import math
 import time
 from typing import NamedTuple
 
-from crdtlog import entry, members, retracting
+from crdtlog import entry, members, retracting, rotating
 from crdtlog.apply import CaptureFirst
 from crdtlog.entry import Entry
 from crdtlog.errors import CrdtlogError, Temporary
@@ -68,6 +68,7 @@ def settle(state: State, until: float = math.inf) -> Settled:
     if retracted is not None:
         retracting.put_aside(state, retracted)
     _say_what_is_applied(state)
+    rotating.choose(state)
     state.must_settle = False
     return Settled(entries, rows, True)
 

@@ -21,6 +21,7 @@ from crdtlog.connection import translated
 from crdtlog.device import Device
 from crdtlog.document import Rank, rank_by
 from crdtlog.entry import Entry, Signed
+from crdtlog.epochs import Keys
 from crdtlog.errors import CrdtlogError, EntryRefused, NoSuchTable, Untrackable
 from crdtlog.group import Group, role_counts
 from crdtlog.kinds import REGISTER, TEXT, documents
@@ -48,13 +49,15 @@ class State:
         connection: sqlite3.Connection,
         path: Path,
         device: Device,
-        epochs: dict[bytes, bytes],
+        keys: Keys,
         now_ms: Callable[[], int] | None = None,
     ) -> None:
         self.connection = connection
         self.path = path
         self.device = device
-        self.epochs = epochs
+        self.keys = keys
+        #: the secrets of the epochs, by id
+        self.epochs = keys.load()
         self.now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
         self.database = cast(bytes, catalog.get_meta(connection, "database"))
         self.seed = cast(int, catalog.get_meta(connection, "seed"))
@@ -111,6 +114,7 @@ class State:
     def _others_wrote(self) -> None:
         """The log is not as this process left it, or a transaction was undone."""
         self.group.forget()
+        self.epochs = self.keys.load()
         self.must_settle = bool(self.log.lags())
 
     def _refresh(self) -> None:

@@ -16,7 +16,7 @@ import zstandard
 
 import crdtlog
 from crdtlog.device import load_device
-from crdtlog.opening import newcomer_of
+from crdtlog.members import newcomer_of
 from simulations.rows import INSERT, SCHEMA, Note, notes
 
 _SINGLE_TRANSACTIONS = 2_000

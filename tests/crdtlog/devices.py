@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import crdtlog
-from crdtlog import entry, opening
+from crdtlog import entry, members
 from crdtlog.clock import from_sql
 from crdtlog.connection import escaping_text
 from crdtlog.database import Database
@@ -58,7 +58,7 @@ class World:
     def join(self, name: str, by: Database) -> Database:
         """One more device, added by an admin's, without any entries yet."""
         device = load_device(self.home(name).prepare(), name=name)
-        by.add_member(opening.newcomer_of(device, "admin"))
+        by.add_member(members.newcomer_of(device, "admin"))
         db = self.open[name] = crdtlog.adopt(self.path(name), by.welcome(), home=self.home(name), name=name)
         return db
 

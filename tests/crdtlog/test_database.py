@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import crdtlog
-from crdtlog import errors, opening
+from crdtlog import errors
 from crdtlog.connection import switch_to_wal
 from crdtlog.device import load_device
 from tests.crdtlog.devices import (
@@ -141,7 +141,7 @@ def test_the_file_is_switched_to_write_ahead_logging(world: World) -> None:
 def test_a_welcome_that_was_damaged_makes_no_file(world: World) -> None:
     one = world.found("one", [TABLE])
     device = load_device(world.home("two").prepare(), name="two")
-    one.add_member(opening.newcomer_of(device, "writer"))
+    one.add_member(members.newcomer_of(device, "writer"))
     welcome = one.welcome()
     chance = random.Random(5)
     for _ in range(200):
@@ -198,12 +198,12 @@ def test_a_file_whose_table_does_not_fit_stays_as_it_was(world: World, sql: str)
 def test_only_an_admin_adds_devices(world: World) -> None:
     one = world.found("one", [TABLE])
     device = load_device(world.home("two").prepare(), name="two")
-    one.add_member(opening.newcomer_of(device, "writer"))
+    one.add_member(members.newcomer_of(device, "writer"))
     with crdtlog.adopt(world.path("two"), one.welcome(), home=world.home("two")) as two:
         apply_all(two, lacking(one, two))
         three = load_device(world.home("three").prepare(), name="three")
         with pytest.raises(errors.EntryRefused):
-            two.add_member(opening.newcomer_of(three, "writer"))
+            two.add_member(members.newcomer_of(three, "writer"))
         assert [member.name for member in two.members()] == ["two", "one"]
 
 

@@ -8,7 +8,7 @@ import pytest
 import crdtlog
 from crdtlog import errors
 from crdtlog.device import load_device
-from crdtlog.opening import newcomer_of
+from crdtlog.members import newcomer_of
 from crdtlog.recovery import RecoveryKey, read_words
 
 KEY = RecoveryKey(bytes(range(32)))

@@ -11,7 +11,7 @@ from crdtlog import errors
 from crdtlog.database import Database
 from crdtlog.device import Home, load_device
 from crdtlog.drain import Drained
-from crdtlog.opening import newcomer_of
+from crdtlog.members import newcomer_of
 
 MakeHome = Callable[..., Path]
 ROWS = 12_000

@@ -10,7 +10,7 @@ import crdtlog
 from crdtlog.database import Database
 from crdtlog.device import load_device
 from crdtlog.errors import TablePaused
-from crdtlog.opening import newcomer_of
+from crdtlog.members import newcomer_of
 from tests.crdtlog.devices import (
     World,
     assert_converged,

@@ -10,7 +10,7 @@ import pytest
 import crdtlog as engine
 from crdtlog.database import Database
 from crdtlog.device import Home, load_device
-from crdtlog.opening import newcomer_of
+from crdtlog.members import newcomer_of
 from tests.crdtlog.devices import sync
 from tests.peers.cli_reference import assert_shape, documented
 from tests.peers.cli_world import Crdtlog, assert_an_error, made, write

@@ -1,4 +1,4 @@
-"""The epochs' secrets of an open file: learned from records, and handed to everybody who belongs when one is removed.
+"""Rotate: the epochs' secrets are learned from records, and new ones handed to everybody who belongs.
 
 `rotation` knows the cryptography and `membership` which epoch is safe to write under; here they meet the file's records
 and the home, where secrets rest. A secret is durable in the home before anything in the file depends on it.
@@ -16,13 +16,13 @@ def unlock(state: State) -> None:
     found = rotation.secrets_from(state.database, state.device, rotations, state.epochs)
     news = {epoch: secret for epoch, secret in found.items() if epoch not in state.epochs}
     if news:
-        state.keep_epochs(news)
+        state.keys.keep(news)
         state.epochs.update(news)
 
 
 def choose(state: State) -> None:
     """Write under the deepest epoch that nobody removed knows, of those held; under the one before if there is none."""
-    if not _rotations(state):
+    if state.role(state.device.id) is None or not _rotations(state):
         return
     best = state.group.found.writing_epoch(state.epochs)
     if best is not None and best != state.epoch:
@@ -48,7 +48,7 @@ def rotate(state: State) -> None:
     record, secret = rotation.rotate(
         state.database, {epoch: state.epochs[epoch] for epoch in tops}, recipients
     )
-    state.keep_epochs({record.epoch: secret})
+    state.keys.keep({record.epoch: secret})
     state.epochs[record.epoch] = secret
     members.say(state, record, "new keys for all members")
     choose(state)
