@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import crdtlog
-from crdtlog import errors
+from crdtlog import errors, members
 from crdtlog.connection import switch_to_wal
 from crdtlog.device import load_device
 from tests.crdtlog.devices import (
