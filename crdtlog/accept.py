@@ -42,14 +42,12 @@ def _apply(state: State, drainer: Drainer, signed: Sequence[bytes], hold_ms: flo
     attempts = works = 0
     while True:
         state.refresh()
-        if state.role(state.device.id) is None:
-            state.require_writer()
-        if drain.has_pending(state) and (
-            not state.may_write or any(tracked.kinds for tracked in state.tables.values())
-        ):
-            drain.drain(
-                state, drainer
-            )  # what takes long is done before the lock; what is left is taken in under it
+        if drain.has_pending(state):
+            if not state.may_write:
+                drain.put_aside(state, drainer)
+            elif any(tracked.kinds for tracked in state.tables.values()):
+                # What takes long is done before the lock; what is left is taken in under it.
+                drain.drain(state, drainer)
         drainer.prepare()
         state.warm(state.tables.values())
         signed = signed[: ahead.merge_ahead(state, signed)]

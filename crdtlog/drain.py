@@ -108,7 +108,8 @@ def drain(state: State, drainer: "Drainer") -> Drained:
     for _ in range(PATIENCE):
         state.refresh()
         if not state.may_write:
-            return _put_aside(state, drainer)
+            removed = state.role(state.device.id) is None
+            return Drained(0, 0, False) if removed else put_aside(state, drainer)
         drainer.prepare()
         with state.transaction(), state.quick():
             try:
@@ -122,9 +123,9 @@ def drain(state: State, drainer: "Drainer") -> Drained:
         return drainer.step()
 
 
-def _put_aside(state: State, drainer: "Drainer") -> Drained:
-    """What was captured on a reader's device: rows are as they were, and what was written is kept aside."""
-    if state.role(state.device.id) is None or not has_pending(state):
+def put_aside(state: State, drainer: "Drainer") -> Drained:
+    """What was captured where nothing may be written: rows are as they were, and what was written is kept aside."""
+    if not has_pending(state):
         return Drained(0, 0, False)
     rows = 0
     with state.transaction():

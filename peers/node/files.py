@@ -53,13 +53,16 @@ PAUSED_RETRY_SECONDS = 30.0
 class Facts(NamedTuple):
     """What a file holds after the last hold of its lock: log ends, members, its writer and epochs (current first).
 
+    `removed` are the devices that do not belong any more, `first_secret` is that of the database's first epoch.
     `unconfirmed` are the hashes of own entries that others cannot know, if the file is in order.
     """
 
     heads: Mapping[bytes, Head]
     members: tuple[Member, ...]
+    removed: tuple[Member, ...]
     writer: bytes
     epochs: Mapping[bytes, bytes]
+    first_secret: bytes | None
     unconfirmed: Mapping[int, bytes]
 
 
@@ -364,10 +367,15 @@ def _anew(count: int) -> str:
 
 
 def _facts(engine: Database) -> Facts:
-    epochs = engine.epochs()
-    current = {engine.epoch: epochs[engine.epoch]}
+    devices = engine.devices()
     return Facts(
-        engine.heads(), tuple(engine.members()), engine.writer, current | epochs, engine.unconfirmed()
+        engine.heads(),
+        tuple(device for device in devices if device.role is not None),
+        tuple(device for device in devices if device.role is None),
+        engine.writer,
+        engine.epochs(),
+        engine.first_secret,
+        engine.unconfirmed(),
     )
 
 

@@ -136,9 +136,9 @@ class Link:
         """The file's log grew."""
         self._perform(self._session.appended(heads, time.time()))
 
-    def stop(self, reason: str) -> None:
-        """End the link from this side, telling the other why."""
-        self._perform(self._session.stop(reason))
+    def stop(self, reason: str, *, removed: bool = False) -> None:
+        """End the link from this side, telling the other why, and whether it was `removed` from the database."""
+        self._perform(self._session.stop(reason, removed=removed))
 
     def abort(self) -> None:
         """End the link at once, whatever waits to be sent."""

@@ -205,10 +205,10 @@ class Node:
     async def _announce(self) -> None:
         if self._discovery is None:
             return
-        # A database has one epoch so far; its secret gives the key.
         keys = {
-            sharing.file.database: discovery_key(next(iter(sharing.file.facts.epochs.values())))
+            sharing.file.database: discovery_key(secret)
             for sharing in self._sharings.values()
+            if (secret := sharing.file.facts.first_secret) is not None
         }
         await self._discovery.announce(keys, self.port, self._hosts() if self._listener is not None else None)
 

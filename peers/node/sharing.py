@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from crdtlog.database import Database
 from crdtlog.errors import CopiedHome, CrdtlogError, EntryRefused, NoPeer, PeerRefused
 from peers.identity import Identity, client_context, member_of
-from peers.node import status
+from peers.node import notices, status
 from peers.node.dialer import Dialer, Outcome
 from peers.node.discovery import address as format_address
 from peers.node.files import Facts, SharedFile
@@ -41,6 +41,8 @@ LAST_DRAIN_SECONDS = 5.0
 PROCESS_BYTES = 16
 """Random ones at the end of our place: no clone of this machine has them, nor we when the file is served anew."""
 
+REMOVED = "This device was removed from the database there: it gets nothing new any more."
+OUT = "The other device was removed from the database."
 DUPLICATE = "Another connection between the two devices is kept."
 _FAULTS = frozenset(
     {Code.VIOLATION, Code.WINDOW, Code.FLOOD, Code.TOO_LARGE, Code.ENTRY_REFUSED, Code.IDENTITY}
@@ -90,6 +92,7 @@ class Sharing:
         self._context: ssl.SSLContext | None = None
         self._greeted: dict[Link, Callable[[bytes], None]] = {}
         self._is_settled = False
+        self._must_look_at_keys = True
         self._rows = Tally(self.say)
         self._news = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -149,20 +152,19 @@ class Sharing:
         return {member.device: member.certificate for member in self.file.facts.members}
 
     def name_of(self, device: bytes) -> str:
-        """A member's name."""
-        return next((m.name for m in self.file.facts.members if m.device == device), device.hex()[:12])
+        """The name of a device that belongs or belonged."""
+        return notices.name_of(self.file.facts, device)
 
     def _file_changed(self, before: Facts, after: Facts) -> None:
         if before.members != after.members:
             self._context = None
-            known = {member.device for member in before.members}
-            for member in after.members:
-                if member.device not in known:
-                    by = f" (added by {self.name_of(member.added_by)})" if member.added_by else ""
-                    self.say(f"{member.name} is a member now, as {member.role}{by}")
+            self._must_look_at_keys = True
+            for line in notices.changes(before, after, self.file.device.id):
+                self.say(line)
             remaining = {member.device for member in after.members}
-            for link in [link for link in self._running if link.device not in remaining]:
-                link.stop("This device is not a member any more.")
+            out = self.file.device.id not in remaining
+            for link in [link for link in self._running if out or link.device not in remaining]:
+                link.stop(OUT if out else REMOVED, removed=not out)
             self._on_members()
         if before.heads != after.heads:
             for link in list(self._running):
@@ -355,7 +357,15 @@ class Sharing:
         """See `Owner`."""
         if not self._is_settled:
             self._start(self._settle())
+        if self._must_look_at_keys:
+            self._must_look_at_keys = False
+            self._start(self._rotate_if_due())
         self._tell()
+
+    async def _rotate_if_due(self) -> None:
+        """With all that others know at hand: somebody must hand out keys that nobody removed has."""
+        if await self.file.hold(Database.rotate_if_due):
+            self.say("handed new keys to all members")
 
     async def _settle(self) -> None:
         """After the first catch-up of a file that joined, rows that were there before are taken in."""

@@ -28,6 +28,7 @@ class Code(StrEnum):
     ENTRY_REFUSED = "entry-refused"
     SILENT = "silent"
     STOPPED = "stopped"
+    REMOVED = "removed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,9 +187,10 @@ class Session:
         """Time passed. Call at `wake_at`, or as often as you like."""
         return self._perform(lambda: self._on_tick(now))
 
-    def stop(self, reason: str = "The session was stopped.") -> list[Effect]:
-        """End the session from this side; the peer may come back."""
-        return self._perform(lambda: self._end(Close(reason, False, Code.STOPPED)))
+    def stop(self, reason: str = "The session was stopped.", *, removed: bool = False) -> list[Effect]:
+        """End the session from this side; the peer may come back, unless it was `removed` from the database."""
+        close = Close(reason, removed, Code.REMOVED if removed else Code.STOPPED)
+        return self._perform(lambda: self._end(close))
 
     @property
     def is_caught_up(self) -> bool:
