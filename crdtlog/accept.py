@@ -23,7 +23,10 @@ _CAPTURE_ATTEMPTS = 50
 
 
 class Applied(NamedTuple):
-    """What one call did: entries merged, their rows, and how many of the given entries are dealt with."""
+    """What one call did: entries taken in, their rows, and how many of the given entries are dealt with.
+
+    None of them may be, when those that are held already took all the time.
+    """
 
     entries: int
     rows: int
@@ -56,7 +59,7 @@ def _apply(state: State, drainer: Drainer, signed: Sequence[bytes], hold_ms: flo
                 if not drainer.settle():
                     continue
                 with state.quick(patient=works < drain.PATIENCE):
-                    return _apply_some(state, signed, time.monotonic() + hold_ms / 1000)
+                    return _apply_some(state, signed, hold_ms / 1000)
         except CaptureFirst as signal:
             attempts += 1
             if attempts > _CAPTURE_ATTEMPTS:
@@ -70,31 +73,28 @@ def _apply(state: State, drainer: Drainer, signed: Sequence[bytes], hold_ms: flo
             signal.work()
 
 
-def _apply_some(state: State, signed: Sequence[bytes], until: float) -> Applied:
-    entries, rows, is_settled = settle(state, until)
+def _apply_some(state: State, signed: Sequence[bytes], hold_s: float) -> Applied:
+    until = time.monotonic() + hold_s
+    entries, rows, is_settled = settle(state, hold_s)
     if not is_settled:
         return Applied(entries, rows, 0)
-    for index, blob in enumerate(signed):
+    done = 0
+    for blob in signed:
         try:
-            with savepoint(state, whole=not index):
+            with savepoint(state, whole=not done):
                 accepted = accept_entry(state, blob)
         except (CrdtlogError, CaptureFirst, WorkFirst):
-            if not index:
+            if not done:
                 raise
-            return _settled(state, Applied(entries, rows, index), until)
+            break
+        done += 1
         entries += accepted is not None
         rows += accepted or 0
         if time.monotonic() > until:
-            return _settled(state, Applied(entries, rows, index + 1), until)
-    return _settled(state, Applied(entries, rows, len(signed)), until)
-
-
-def _settled(state: State, applied: Applied, until: float) -> Applied:
-    """Merge what is held and counts; the last entry is dealt with only when that is done."""
-    settled = settle(state, until)
-    entries, rows, done = applied
-    done = done if settled.done or not done else done - 1
-    return Applied(entries + settled.entries, rows + settled.rows, done)
+            break
+    settled = settle(state, hold_s)
+    # Entries that are only held are dealt with when those are merged that can be.
+    return Applied(entries + settled.entries, rows + settled.rows, done if settled.done else max(0, done - 1))
 
 
 def _capture(state: State, signal: CaptureFirst) -> None:

@@ -28,8 +28,8 @@ class Settled(NamedTuple):
     done: bool
 
 
-def settle(state: State, until: float = math.inf) -> Settled:
-    """Merge what can be merged of all that is held, in the caller's transaction, until a time (`time.monotonic`).
+def settle(state: State, hold_s: float = math.inf) -> Settled:
+    """Merge what can be merged of all that is held, in the caller's transaction, for about so long.
 
     What is captured has been drained. Signals as `apply_data` for the first entry; before a later one it stops. What
     counts and cannot be merged waits for another schema, and says why in its line of the log.
@@ -39,8 +39,8 @@ def settle(state: State, until: float = math.inf) -> Settled:
     state.group.changed()
     members.put_in_effect(state)
     retracted = retracting.retract(state)
-    if retracted is not None:
-        until = math.inf  # rows stand as they were before it until all is merged again
+    # With own entries taken back, rows stand as they were before those until all is merged again.
+    until = time.monotonic() + hold_s if retracted is None else math.inf
     entries = rows = 0
     stuck: set[bytes] = set()
     while (found := _next(state, stuck)) is not None:
