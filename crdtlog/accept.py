@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from crdtlog import ahead, drain
+from crdtlog import ahead, drain, reverting
 from crdtlog.apply import CaptureFirst
 from crdtlog.drain import Drainer
 from crdtlog.errors import CrdtlogError, EntryRefused
@@ -47,7 +47,7 @@ def _apply(state: State, drainer: Drainer, signed: Sequence[bytes], hold_ms: flo
         state.refresh()
         if drain.has_pending(state):
             if not state.may_write:
-                drain.put_aside(state, drainer)
+                reverting.revert(state)
             elif any(tracked.kinds for tracked in state.tables.values()):
                 # What takes long is done before the lock; what is left is taken in under it.
                 drain.drain(state, drainer)

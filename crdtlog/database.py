@@ -21,6 +21,7 @@ from crdtlog import (
     members,
     membership,
     mending,
+    reverting,
     rotating,
     schema,
     tracking,
@@ -250,12 +251,23 @@ class Database:
     def drain(self) -> Drained:
         """Take captured changes into documents and the log: one entry at most; call again while `more`.
 
-        Holds the write lock for tens of milliseconds. Raises `Busy`, `DiskFull`.
+        Holds the write lock for tens of milliseconds. On a reader's device, what was captured is undone and put aside
+        instead (`crdtlog_aside`); on one that was removed it is left as it is. Raises `Busy`, `DiskFull`.
         """
+        self._state.refresh()
+        if not self._state.may_write:
+            return self._undo_written()
         try:
             return drain.drain(self._state, self._drainer)
         finally:
             self._state.forget_answers()
+
+    def _undo_written(self) -> Drained:
+        if self._state.role(self.device.id) is None:
+            return Drained(0, 0, False)
+        rows = reverting.revert(self._state)
+        told = f"{reverting.REASON}: what was written here ({rows} rows) was undone, and put aside"
+        return Drained(0, rows, False, told if rows else "")
 
     def drain_all(self) -> int:
         """Drain until nothing is captured; returns the number of changed rows."""
@@ -522,8 +534,11 @@ class Database:
         if fix:
             self.mend()
         found = check.differences(self._state, progress)
-        if fix:
-            self._reconcile()
+        if fix and self._state.may_write:
+            drain.reconcile_all(self._state, self._drainer)
+        elif fix:
+            drain.compare_all(self._state)
+            reverting.revert(self._state)
         return found
 
     def mend(self) -> int:
@@ -533,21 +548,6 @@ class Database:
         """
         self._state.refresh()
         return mending.mend_all(self._state)
-
-    def _reconcile(self) -> None:
-        state = self._state
-        with state.transaction():
-            for tracked in state.tables.values():
-                if tracked.held is None or drain.waits_for_person(tracked.held):
-                    state.hold(tracked, None)
-                    state.mark_for_reconcile(tracked)
-            state.bump()
-        more = True
-        while more:
-            state.refresh()
-            self._drainer.prepare(allow_mass_delete=True)
-            with state.transaction():
-                more = self._drainer.step().more
 
     def verify(self, progress: Progress = no_progress) -> Verified:
         """Check signatures, chains and contexts of all logs, and digest all documents."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from crdtlog import capture, catalog, retracting
+from crdtlog import capture, catalog
 from crdtlog.catalog import Tracked
 from crdtlog.changes import Batch, write_changes
 from crdtlog.clock import julian
@@ -18,7 +18,6 @@ from crdtlog.connection import Row, escaping_text, execute_rows
 from crdtlog.errors import TooLarge
 from crdtlog.payload import MAX_ROWS, TARGET_RAW_BYTES
 from crdtlog.remembered import WorkFirst
-from crdtlog.retracting import READER
 from crdtlog.rows import joined_sql
 from crdtlog.state import State
 from crdtlog.values import Key, key_text, pack
@@ -102,14 +101,10 @@ def capture_rows(state: State, tracked: Tracked, keys: Iterable[Key], *, odd: bo
 def drain(state: State, drainer: "Drainer") -> Drained:
     """One step; what takes long with merging cells is worked out before the write lock is taken.
 
-    Its answers are remembered: see `State.forget_answers`. Where this device may not write, what was captured is taken
-    back and put aside, or (it was removed) left as it is.
+    Its answers are remembered: see `State.forget_answers`.
     """
     for _ in range(PATIENCE):
         state.refresh()
-        if not state.may_write:
-            removed = state.role(state.device.id) is None
-            return Drained(0, 0, False) if removed else put_aside(state, drainer)
         drainer.prepare()
         with state.transaction(), state.quick():
             try:
@@ -123,20 +118,25 @@ def drain(state: State, drainer: "Drainer") -> Drained:
         return drainer.step()
 
 
-def put_aside(state: State, drainer: "Drainer") -> Drained:
-    """What was captured where nothing may be written: rows are as they were, and what was written is kept aside."""
-    if not has_pending(state):
-        return Drained(0, 0, False)
-    rows = 0
+def compare_all(state: State) -> None:
+    """Have every row compared with its document, also where that waited for a person: one has looked."""
     with state.transaction():
-        before = state.log.position()
-        while has_pending(state):
-            drainer.prepare()
-            rows += drainer.step().rows
-        drainer.rest()
-        if rows:
-            retracting.take_back(state, before + 1)
-    return Drained(0, rows, False, f"{READER}: what was written here ({rows} rows) was undone, and put aside")
+        for tracked in state.tables.values():
+            if tracked.held is None or waits_for_person(tracked.held):
+                state.hold(tracked, None)
+                state.mark_for_reconcile(tracked)
+        state.bump()
+
+
+def reconcile_all(state: State, drainer: "Drainer") -> None:
+    """Take in every row that differs from its document, however many are gone."""
+    compare_all(state)
+    more = True
+    while more:
+        state.refresh()
+        drainer.prepare(allow_mass_delete=True)
+        with state.transaction():
+            more = drainer.step().more
 
 
 class Drainer:

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from crdtlog import clock, document
+from crdtlog import clock, document, rowdocs
 from crdtlog.catalog import Tracked
 from crdtlog.connection import translated
 from crdtlog.document import Document, Version
 from crdtlog.finding import Row, find_row, slot_of
+from crdtlog.kinds import counter
 from crdtlog.log import APPLIED
 from crdtlog.merge_history import PatchedValues
 from crdtlog.payload import DELETE, INSERT, UPDATE, Patch, Section, decode_data
@@ -127,6 +128,23 @@ def written_by(state: State, tracked: Tracked, key: Key, number: int, seq: int) 
     if write is None or not (write.patches or write.counters):
         return write
     return next(whole for whole in _writes(state, tracked, key) if whole.version == write.version)
+
+
+def last_value(state: State, tracked: Tracked, key: Key, slot: int, version: Version) -> Value:
+    """What a version that shows, or showed last, made of its cell: its value, or that of the document it belongs to.
+
+    From documents and the log alone, whatever the row holds.
+    """
+    docs = rowdocs.load(state, tracked, document_key(tracked, key))
+    if (of := docs.of(slot, (version.writer, version.seq))) is not None:
+        return rowdocs.show(state, tracked, key, of, docs)
+    if slot not in docs.sums:
+        write = written_by(state, tracked, key, version.writer, version.seq)
+        assert write is not None, "a document names an entry that did not write the row"
+        return write.cells[slot]
+    base, counts = rowdocs.base_of(state, tracked, key, slot, (version.writer, version.seq))
+    value = counter.shown(base.value, docs.sums[slot]) if counts else base.value
+    return rowdocs.as_stored(state, tracked.affinity(slot), value)
 
 
 def _write_in(tracked: Tracked, key: Key, sections: Sequence[Section], number: int, seq: int) -> Write | None:

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
-from crdtlog import document, kinds, rowdocs
+from crdtlog import document, kinds, reverting, rowdocs
 from crdtlog.catalog import Tracked
 from crdtlog.clock import stamp
 from crdtlog.connection import execute_rows, fetch
@@ -185,6 +185,8 @@ class Live(ABC):
         """A transaction in which nothing waits to be drained."""
         while True:
             self._state.refresh()
+            if not self._state.may_write:
+                reverting.revert(self._state)
             self._drainer.prepare()
             with self._state.transaction():
                 if self._drainer.settle():
@@ -235,6 +237,7 @@ class Live(ABC):
         self._unwritten.clear()
 
     def _write(self, edit: Any, may_wait: bool) -> bool:
+        self._state.require_writer()
         with self._transaction():
             try:
                 cell = self._cell()

@@ -7,15 +7,14 @@ are here, and settles the conflict on every device. Values come from the log by 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, cast
 
-from crdtlog import document, rowdocs
+from crdtlog import document
 from crdtlog.catalog import Tracked
 from crdtlog.connection import bindable, execute_rows, fetch
 from crdtlog.document import BIRTH, Version
 from crdtlog.drain import Drainer, capture_rows
 from crdtlog.errors import NoSuchTable, NoSuchVersion, TablePaused, Usage
 from crdtlog.finding import Row, find_row, slot_of
-from crdtlog.history import Write, device_names, dot_text, losing_versions, written_by
-from crdtlog.kinds import counter
+from crdtlog.history import Write, device_names, dot_text, last_value, losing_versions, written_by
 from crdtlog.payload import DELETE
 from crdtlog.rows import Layout, document_key, joined_sql
 from crdtlog.state import State
@@ -160,7 +159,7 @@ def _value(state: State, tracked: Tracked, row: Row, slot: int, write: Write) ->
         return write.cells[slot]
     if document.expand(row.compact, tracked.slots).showing[slot] == write.version:
         if row.compact.dead:
-            return _last_value(state, tracked, row, slot, write.version)
+            return last_value(state, tracked, row.key, slot, write.version)
         cell = tracked.cell_names[tracked.cell_slots.index(slot)]
         sql = f"SELECT {cell} FROM main.{tracked.quoted} WHERE {tracked.where_key}"
         kept, _ = fetch(state.connection, *bindable(sql, row.key))
@@ -170,20 +169,6 @@ def _value(state: State, tracked: Tracked, row: Row, slot: int, write: Write) ->
         sql = "SELECT value FROM crdtlog__loser WHERE tab = ? AND key = ? AND slot = ? AND writer = ? AND seq = ?"
         kept, _ = fetch(state.connection, sql, (*name, slot, writer, seq))
     return cast(Value, kept[0][0]) if kept else write.cells[slot]
-
-
-def _last_value(state: State, tracked: Tracked, row: Row, slot: int, version: Version) -> Value:
-    """What a version that showed last had made of its cell: its value, or that of the document it belongs to."""
-    docs = rowdocs.load(state, tracked, document_key(tracked, row.key))
-    if (of := docs.of(slot, (version.writer, version.seq))) is not None:
-        return rowdocs.show(state, tracked, row.key, of, docs)
-    if slot not in docs.sums:
-        write = written_by(state, tracked, row.key, version.writer, version.seq)
-        assert write is not None, "a document names an entry that did not write the row"
-        return write.cells[slot]
-    base, counts = rowdocs.base_of(state, tracked, row.key, slot, (version.writer, version.seq))
-    value = counter.shown(base.value, docs.sums[slot]) if counts else base.value
-    return rowdocs.as_stored(state, tracked.affinity(slot), value)
 
 
 def _named(state: State, tracked: Tracked, row: Row, dot: str) -> Iterator[Write]:
@@ -217,7 +202,7 @@ def _insert(state: State, tracked: Tracked, row: Row, chosen: dict[int, Value]) 
     values: dict[int, Value] = {}
     for slot, version in document.expand(row.compact, tracked.slots).showing.items():
         if slot != BIRTH and slot not in chosen:
-            values[slot] = _last_value(state, tracked, row, slot, version)
+            values[slot] = last_value(state, tracked, row.key, slot, version)
     values |= chosen
     cells = [values[slot] for slot in tracked.cell_slots]
     names = tracked.cell_names if tracked.respelled else [*tracked.key_names, *tracked.cell_names]

@@ -1,16 +1,14 @@
 """Retract: what this device wrote and does not count is taken back, and put aside for its owner.
 
-Either somebody decided that this device may not write (any more) before our entries were known, or this device is a
-reader's and a program wrote its file all the same. The rows must be as if that had not been. What it said is kept in
-the file, cell by cell (`crdtlog_aside`); and if this device may write by now, it is written once more wherever nobody
-else has changed the same cell meanwhile.
+Somebody decided, before our entries were known, that this device may not write (any more). They count nowhere, so the
+rows must be as if they had not been. What they said is kept in the file, cell by cell (`crdtlog_aside`); and if this
+device may write by now, it is written once more wherever nobody else has changed the same cell meanwhile.
 """
 
 from collections.abc import Mapping, Sequence
 
-from crdtlog import clock, entry
-from crdtlog.catalog import Tracked
-from crdtlog.connection import execute_rows
+from crdtlog import entry
+from crdtlog.aside import equal, keep
 from crdtlog.device import new_writer
 from crdtlog.entry import Entry
 from crdtlog.group import role_counts
@@ -18,16 +16,14 @@ from crdtlog.holding import accept_entry
 from crdtlog.log import Writer
 from crdtlog.plain_rows import PlainRow, put, rows_now, rows_of
 from crdtlog.rewinding import Rewound, rewind
-from crdtlog.rows import document_key
 from crdtlog.state import State
-from crdtlog.values import Key, Value, has_odd_text, normal_key, same
+from crdtlog.values import Key, same
 from crdtlog.versions import device_of
 
 #: Of some tables' rows: what they were, and what we had made of them.
 Retracted = Mapping[bytes, Sequence[tuple[PlainRow, PlainRow]]]
 
-CUT = "this device had been removed, or may not write any more"
-READER = "this device may only read"
+REASON = "this device had been removed, or made a reader, before others had this"
 
 
 def retract(state: State) -> Retracted | None:
@@ -51,13 +47,7 @@ def retract(state: State) -> Retracted | None:
     return retracted
 
 
-def take_back(state: State, position: int) -> None:
-    """Undo own entries that have just been drained and nobody has, and put them aside; in the caller's transaction."""
-    _, retracted = _taken_back(state, position, {state.writer.id})
-    put_aside(state, retracted, READER)
-
-
-def put_aside(state: State, retracted: Retracted, reason: str = CUT) -> None:
+def put_aside(state: State, retracted: Retracted) -> None:
     """Keep what was taken back, and write it again if this device may, where nobody else has changed it."""
     may_write = role_counts(state.role(state.device.id))
     for table, rows in retracted.items():
@@ -66,7 +56,7 @@ def put_aside(state: State, retracted: Retracted, reason: str = CUT) -> None:
         again = [_again(base, mine, current) for (base, mine), current in zip(rows, now, strict=True)]
         if may_write:
             put(state, tracked, [row for row in again if row is not None])
-        _keep(state, tracked, rows, reason)
+        keep(state, tracked, rows, REASON)
 
 
 def _first_lost(state: State, writer: Writer) -> int | None:
@@ -104,45 +94,18 @@ def _taken_back(state: State, position: int, own: set[bytes]) -> tuple[list[Rewo
     for table, rows in written.items():
         base = rows_now(state, state.tables[table], rows)
         both = zip(base, mine[table], strict=True)
-        retracted[table] = [(was, ours) for was, ours in both if not _equal(was.cells, ours.cells)]
+        retracted[table] = [(was, ours) for was, ours in both if not equal(was.cells, ours.cells)]
     return rewound, retracted
 
 
 def _again(base: PlainRow, mine: PlainRow, now: PlainRow) -> PlainRow | None:
     """The row with our changes of cells that nobody else has changed; None if that is how it is."""
     if mine.cells is None or base.cells is None or now.cells is None:
-        row = mine if _equal(base.cells, now.cells) else now
+        row = mine if equal(base.cells, now.cells) else now
     else:
         cells = [
             ours if same(was, is_) else is_
             for was, ours, is_ in zip(base.cells, mine.cells, now.cells, strict=True)
         ]
         row = mine._replace(cells=cells)
-    return None if _equal(row.cells, now.cells) else row
-
-
-def _equal(one: Sequence[Value] | None, other: Sequence[Value] | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return all(map(same, one, other))
-
-
-def _keep(state: State, tracked: Tracked, rows: Sequence[tuple[PlainRow, PlainRow]], reason: str) -> None:
-    """Note the cells that we had changed; of a row that we had deleted, that it was."""
-    kept: list[tuple[Value, ...]] = []
-    for base, mine in rows:
-        name = document_key(tracked, normal_key(mine.key, tracked.collations))
-        at_ms = clock.julian_ms(mine.at)
-        if mine.cells is None:
-            kept.append((at_ms, tracked.number, name, None, None, 1, reason))
-            continue
-        before = base.cells or [None] * len(mine.cells)
-        kept += [
-            (at_ms, tracked.number, name, slot, ours, 0, reason)
-            for slot, was, ours in zip(tracked.cell_slots, before, mine.cells, strict=True)
-            if base.cells is None or not same(was, ours)
-        ]
-    sql = (
-        "INSERT INTO crdtlog__aside (at_ms, tab, key, slot, value, gone, reason) VALUES (?, ?, ?, ?, ?, ?, ?)"
-    )
-    execute_rows(state.connection, sql, kept, odd=any(has_odd_text(row) for row in kept))
+    return None if equal(row.cells, now.cells) else row

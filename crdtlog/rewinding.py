@@ -13,6 +13,7 @@ from crdtlog import entry, tracking
 from crdtlog.apply import apply_sections, author_of
 from crdtlog.catalog import Tracked
 from crdtlog.connection import execute_rows
+from crdtlog.log import APPLIED
 from crdtlog.payload import Section, decode_data
 from crdtlog.rows import document_key
 from crdtlog.state import State
@@ -92,7 +93,7 @@ def _replay(state: State, touched: dict[bytes, _Keys], *, has_schema: bool) -> N
     contexts: dict[bytes, dict[bytes, int]] = {}
     try:
         for position, kind, signed in state.connection.execute(
-            "SELECT position, kind, signed FROM crdtlog__log ORDER BY position"
+            f"SELECT l.position, l.kind, l.signed FROM {APPLIED} ORDER BY l.position"
         ).fetchall():
             item = entry.decode(entry.split(signed).body)
             before = contexts.setdefault(item.writer, {})

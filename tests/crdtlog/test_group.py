@@ -9,9 +9,20 @@ from crdtlog import new_recovery
 from crdtlog.database import Database
 from crdtlog.errors import EntryRefused, Usage
 from crdtlog.members import newcomer_of
-from tests.crdtlog.devices import World, assert_converged, devices, rows_of, send, sync, sync_all
+from tests.crdtlog.devices import (
+    World,
+    assert_converged,
+    devices,
+    rows_of,
+    send,
+    sync,
+    sync_all,
+    without_triggers,
+    write_apart,
+)
 
 TABLE = ["CREATE TABLE t (id TEXT PRIMARY KEY, v)"]
+MERGING = ["CREATE TABLE t (id TEXT PRIMARY KEY, body TEXT, n INTEGER, tags TEXT, doc TEXT, plain)"]
 
 
 def put(db: Database, key: str, value: object) -> None:
@@ -189,6 +200,52 @@ def test_what_waits_on_a_readers_device_is_put_aside_before_others_changes_come(
         send(a, b)
         assert rows_of(b) == [("one", 2)]
         assert aside(b) == [("one", "v", "mine", 0)]
+
+
+def test_a_reader_s_file_is_put_right_whatever_was_done_to_it(tmp_path: Path) -> None:
+    with World(tmp_path) as world:
+        a, b = devices(world, ["a", "b"], MERGING)
+        a.track("t", {"body": "text", "n": "counter", "tags": "set", "doc": "json"})
+        write_apart([a], "INSERT INTO t VALUES ('k', 'one', 1, '[\"x\"]', '{\"a\":1}', 7)")
+        write_apart([a], "INSERT INTO t VALUES ('gone', 'two', 2, '[]', '{}', 8)")
+        sync(a, b)
+        write_apart([a], "UPDATE t SET body = 'a ' || body, n = n + 1, tags = '[\"x\",\"y\"]', plain = 9")
+        write_apart([b], "UPDATE t SET body = body || ' b', n = n + 10, doc = '{\"a\":1,\"b\":2}'")
+        write_apart([b], "DELETE FROM t WHERE id = 'gone'")
+        sync(a, b)
+        a.change_role(b.device.id, "reader")
+        sync(a, b)
+        shown, state = rows_of(b), b.verify().state
+        b.execute("UPDATE t SET body = 'mine', n = n + 5, tags = '[]', doc = 'no', plain = x'00'")
+        b.execute("DELETE FROM t WHERE id = 'k'")
+        b.execute("INSERT INTO t VALUES ('k', NULL, NULL, NULL, NULL, NULL), ('new', 1, 2, 3, 4, 5)")
+        b.execute("INSERT OR REPLACE INTO t VALUES ('gone', 1, 2, 3, 4, 5)")
+        assert b.drain().rows == 3
+        assert rows_of(b) == shown == rows_of(a)
+        assert b.verify().state == state
+        without_triggers(b, "UPDATE t SET plain = 'unseen'")
+        assert [found.total for found in b.check(fix=True)] == [1]
+        assert rows_of(b) == shown
+        assert ("k", "plain", "unseen", 0) in aside(b)
+        assert_converged([a, b], ["t"])
+
+
+def test_a_reader_edits_no_open_text(tmp_path: Path) -> None:
+    with World(tmp_path) as world:
+        a, b = devices(world, ["a", "b"], MERGING)
+        a.track("t", {"body": "text"})
+        write_apart([a], "INSERT INTO t (id, body) VALUES ('k', 'one')")
+        a.change_role(b.device.id, "reader")
+        sync(a, b)
+        text = b.text("t", "k", "body")
+        assert str(text) == "one"
+        text += " more"
+        with pytest.raises(EntryRefused, match="only read"):
+            b.drain_all()
+        assert rows_of(b, "SELECT body FROM t") == [("one",)]
+        with pytest.raises(EntryRefused, match="only read"):
+            b.close()
+        world.reopen("b")
 
 
 def test_a_reader_tracks_and_restores_nothing(tmp_path: Path) -> None:
