@@ -178,7 +178,7 @@ def compress(raw: bytes) -> bytes:
 
 
 def decompress(packed: bytes, raw_size: int) -> bytes:
-    """The raw payload, which must be exactly as large as declared. Raises `Malformed`."""
+    """The raw payload: one frame, exactly as large as declared, with nothing behind it. Raises `Malformed`."""
     # Of a frame that is to be skipped the library would make room for the length that it claims, up to 4 GiB.
     if not packed.startswith(zstandard.FRAME_HEADER):
         raise Malformed("a payload that is not compressed")
@@ -186,8 +186,11 @@ def decompress(packed: bytes, raw_size: int) -> bytes:
         declared = zstandard.frame_content_size(packed)
         if declared != raw_size:
             raise Malformed("a payload's size is not the one declared")
+        # Of a frame that declares no bytes the library reads nothing more, and would not see what stands behind it.
+        if not raw_size:
+            raise Malformed("a payload is empty")
         raw = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompress(
-            packed, max_output_size=raw_size + 1
+            packed, max_output_size=raw_size + 1, allow_extra_data=False
         )
     except zstandard.ZstdError as error:
         raise Malformed(f"a payload does not decompress: {error}") from None

@@ -126,7 +126,10 @@ class Server:
                 raise Usage(
                     f"the daemon knows no command {request.get('command')!r}", "Is it of the same version?"
                 )
-            return {"done": await self._run(command, request.get("arguments") or {}, channel)}
+            arguments = request.get("arguments", {})
+            if not isinstance(arguments, dict):
+                raise Usage("a command's arguments are a JSON object")
+            return {"done": await self._run(command, arguments, channel)}
         except CrdtlogError as error:
             return {"error": describe(error)}
         except EOFError:

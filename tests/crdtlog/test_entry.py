@@ -203,7 +203,7 @@ def test_a_header_comes_back_as_it_was(
     assert entry.decode(signed.body) == item
 
 
-@given(st.binary(max_size=10_000))
+@given(st.binary(min_size=1, max_size=10_000))
 def test_a_payload_unpacks_to_what_was_packed(raw: bytes) -> None:
     assert entry.decompress(entry.compress(raw), len(raw)) == raw
 
@@ -379,6 +379,14 @@ def frame(raw: bytes, **options: Any) -> bytes:
 def test_a_payload_that_is_not_as_large_as_declared_is_malformed(packed: bytes, declared: int) -> None:
     with pytest.raises(Malformed):
         entry.decompress(packed, declared)
+
+
+@pytest.mark.parametrize("raw", [b"", b"a payload"])
+@pytest.mark.parametrize("behind", [b"\0", frame(b"more"), frame(b""), b"\x50\x2a\x4d\x18\0\0\0\0"])
+def test_a_payload_with_bytes_behind_it_is_malformed(raw: bytes, behind: bytes) -> None:
+    """They would travel under the signature, be kept by everybody, and be read by nobody."""
+    with pytest.raises(Malformed):
+        entry.decompress(frame(raw) + behind, len(raw))
 
 
 def test_a_frame_header_that_promises_little_and_holds_much_is_never_unpacked_whole() -> None:

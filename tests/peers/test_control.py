@@ -1,6 +1,7 @@
 """The control socket: requests, answers, questions in between, and what happens when either side goes away."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -160,6 +161,25 @@ def test_what_is_no_request_is_answered_with_an_error(home: MakeHome, line: byte
             writer.write(line)
             assert b'"Usage"' in await reader.readline()
             writer.close()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("arguments", ["[]", "[1]", '"path"', "0", "false", "7.5"])
+def test_arguments_that_are_no_object_are_refused_and_no_fault_of_the_daemon(
+    home: MakeHome, arguments: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    where = Home(home())
+
+    async def scenario() -> None:
+        async with serving(where):
+            reader, writer = await asyncio.open_unix_connection(str(socket_path(where.run)))
+            writer.write(b'{"v": 1, "command": "echo", "arguments": %s}\n' % arguments.encode())
+            answer = json.loads(await reader.readline())
+            writer.close()
+
+        assert answer["error"]["type"] == "Usage" and "arguments" in answer["error"]["message"]
+        assert not caplog.records
 
     run(scenario())
 

@@ -43,17 +43,18 @@ def _decompress() -> Subject:
     def write(raw: bytes) -> bytes:
         return pack([len(raw), entry.compress(raw)])
 
-    raws = [b"", b"x", bytes(range(256)) * 8, b"\0" * 3_000_000]
+    raws = [b"x", bytes(range(256)) * 8, b"\0" * 3_000_000]
     seeds = [*map(write, raws), pack([4, entry.compress(b"long")]), pack([1 << 20, entry.compress(b"short")])]
-    # A frame of 60 MB in a few bytes, one without its size, one of a large window, two frames, one to be skipped.
+    # A frame of 60 MB in a few bytes, one without its size, one of a large window, two frames, one to be skipped, none.
     frames = [
         entry.compress(bytes(entry.MAX_RAW_BYTES)),
         b"\x28\xb5\x2f\xfd\x00\x58\x21\x00\x00abcd",
         b"\x28\xb5\x2f\xfd\x80\x88\x04\x00\x00\x00\x21\x00\x00abcd",
         entry.compress(b"one") * 2,
         b"\x50\x2a\x4d\x18\x04\0\0\0abcd" + entry.compress(b"one"),
+        entry.compress(b""),
     ]
-    seeds += [pack([size, frame]) for frame in frames for size in (3, 4)]
+    seeds += [pack([size, frame]) for frame in frames for size in (0, 3, 4)]
     skipped = pack([0, b"\x50\x2a\x4d\x18\x04\x00\x81\x80\x80\x80"])  # 2 GB are to be skipped
     return Subject(seeds, read, (Malformed,), MSGPACK, write=write, known=[skipped])
 
