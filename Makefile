@@ -1,7 +1,8 @@
 # Everything a person types while working on crdtlog. `make help` lists it.
 #
 # Each target sets up .venv by itself from the lock files, once; the marks inside .venv tell whether the lock files or
-# pyproject.toml have changed since. Nothing outside this directory is written.
+# pyproject.toml have changed since. Nothing outside this directory is written, and a .venv that make did not make is
+# left as it is.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -72,14 +73,20 @@ setup-dev: .venv/.dev ## Only set up .venv to work on crdtlog
 
 # --- .venv --------------------------------------------------------------------------------------------------------
 
+define CHECK_PYTHON
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+    echo "crdtlog needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing)." >&2; \
+    echo "Install it, or name one that you have: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; } && \
+$(PYTHON) -c 'import sqlite3' 2>/dev/null || { \
+    echo "'$(PYTHON)' was built without the sqlite3 module, which crdtlog cannot do without." >&2; \
+    echo "Use the system's Python, or build it with SQLite's headers installed (Debian: apt install libsqlite3-dev)." >&2; exit 1; }
+endef
+
 .venv/.made:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	    echo "crdtlog needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing)." >&2; \
-	    echo "Install it, or name one that you have: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
-	@$(PYTHON) -c 'import sqlite3' 2>/dev/null || { \
-	    echo "'$(PYTHON)' was built without the sqlite3 module, which crdtlog cannot do without." >&2; \
-	    echo "Use the system's Python, or build it with SQLite's headers installed (Debian: apt install libsqlite3-dev)." >&2; exit 1; }
-	@rm -rf .venv
+	@$(CHECK_PYTHON)
+	@if [ -e .venv ] && [ ! -e .venv/.making ]; then \
+	    echo "There is a .venv here that make did not make. Move it away, or use it without make." >&2; exit 1; fi
+	@rm -rf .venv && mkdir .venv && touch .venv/.making
 	@# Debian keeps ensurepip, which `venv` needs for pip, in a package of its own. Without it, a pip outside serves.
 	@if $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
 	    $(PYTHON) -m venv .venv && pip="$(BIN)/python -m pip"; \
@@ -109,7 +116,8 @@ setup-dev: .venv/.dev ## Only set up .venv to work on crdtlog
 COMPILE = .cache/lock/bin/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header \
           --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options --annotation-style line
 
-lock: | .venv/.made ## Write the lock files anew from pyproject.toml (ARGS=--upgrade for newer versions)
+lock: ## Write the lock files anew from pyproject.toml (ARGS=--upgrade for newer versions)
+	@$(CHECK_PYTHON)
 	@test -x .cache/lock/bin/pip-compile || { $(PYTHON) -m venv .cache/lock && .cache/lock/bin/pip install --quiet $(PIP_TOOLS); }
 	@$(COMPILE) $(ARGS) --build-deps-for editable -o requirements.lock pyproject.toml
 	@$(COMPILE) $(ARGS) --extra dev --build-deps-for editable -c requirements.lock -o requirements-dev.lock pyproject.toml
@@ -117,5 +125,6 @@ lock: | .venv/.made ## Write the lock files anew from pyproject.toml (ARGS=--upg
 	    echo "a lock file names an address or a path of this machine" >&2; exit 1; fi
 
 clean: ## Remove everything that make made here
-	@rm -rf .venv .cache build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@if [ -e .venv/.made ] || [ -e .venv/.making ]; then rm -rf .venv; fi
+	@rm -rf .cache build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
