@@ -19,7 +19,22 @@ EXIT_BROKEN_PIPE = 141
 
 def main() -> NoReturn:
     """The program `crdtlog`."""
+    _leave_no_core()
     sys.exit(run())
+
+
+def _leave_no_core() -> None:
+    """Have no crash of this process or its children write its memory to a file.
+
+    It would hold this device's keys and the epochs' secrets, and core files get copied, collected and mailed. Handlers
+    that the kernel pipes a core to, such as systemd's, look at the limit, too. Whoever needs a core can still attach a
+    debugger.
+    """
+    try:
+        import resource
+    except ImportError:  # not POSIX
+        return
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
