@@ -8,7 +8,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,17 @@ _FULL_BYTES = 1 << 20
 def open_file(path: Path, *, create: bool) -> sqlite3.Connection:
     """Open a file for the engine: autocommit, full durability, foreign keys unenforced (they arrive as data).
 
+    A file that is made has mode 0600, and with it what SQLite puts beside it; one that was there keeps its mode.
     Raises `NotADatabase`, `ReadOnly`, `Busy`, `Unsupported` (UTF-16 databases).
     """
     if not create and not path.exists():
         raise NotADatabase(f"{path} does not exist", "Check the path, or create it with `crdtlog init`.")
     if path.is_dir():
         raise NotADatabase(f"{path} is a directory", "Name an SQLite file.")
+    if create:
+        # What others sealed for this device is in it, unsealed. SQLite would let everybody read it.
+        with suppress(OSError):  # it is there; or it cannot be made, and SQLite says why
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600))
     with translated(path):
         connection = sqlite3.connect(
             path,

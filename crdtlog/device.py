@@ -99,14 +99,16 @@ def _is_owned(directory: Path) -> bool:
 
 
 def private_directory(path: Path) -> Path:
-    """Make `path` a directory of mode 0700, or check that the one there cannot be written by others.
+    """Make `path` and its missing parents directories of mode 0700, or check that others cannot write the one there.
 
     Errors: KeysUnusable if other users may write it (they could swap the files inside), ReadOnly.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with contextlib.suppress(FileExistsError):
-            path.mkdir(mode=0o700)
+        # One by one: mkdir(parents=True) gives parents what the umask leaves, and who may write one may swap the rest.
+        for directory in (*reversed(path.parents), path):
+            if not directory.exists():
+                with contextlib.suppress(FileExistsError):
+                    directory.mkdir(mode=0o700)
         status = path.stat()
     except OSError as error:
         raise errors.ReadOnly(

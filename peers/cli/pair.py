@@ -4,6 +4,7 @@ Knows whom to ask to open a code: the daemon if one runs in this home, otherwise
 Must not know how pairing works.
 """
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +126,8 @@ def join(
 ) -> None:
     """Make FILE a copy of the database whose device shows CODE, and fetch what that device has.
 
-    FILE may be missing, be empty, or hold rows in the same tables, which are then merged by key.
+    FILE may be missing, be empty, or hold rows in the same tables, which are then merged by key. With - for CODE it is
+    read from standard input, where other users of this machine do not see it among the arguments of programs.
 
     \b
     Examples:
@@ -139,6 +141,8 @@ def join(
 
     home = Home.default()
     chosen = network(home, peers=peers, no_mdns=no_mdns)
+    if code == "-":
+        code = sys.stdin.readline()
     _tell_fingerprint(home, code, device)
     work = joining.join(
         code, file, home=home, name=device, peers=chosen.peers, mdns=chosen.mdns, progress=_show_progress
