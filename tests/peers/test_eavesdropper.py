@@ -56,7 +56,7 @@ def heard() -> Iterator[Heard]:
         multicast = stack.enter_context(Multicast())
         daemon = stack.enter_context(Daemon(laptop, laptop.path, mdns=True))
         tap = stack.enter_context(Tap(daemon.address))
-        code = _pair(laptop, phone, tap)
+        code = _pair(laptop, phone, tap, multicast)
         other = stack.enter_context(Daemon(phone, phone.path, peers=[tap.address]))
         other.wait_for_line("connected")
         phone.sql(f"INSERT INTO {TABLE} VALUES (?, ?, ?, ?)", *VALUES)
@@ -81,7 +81,7 @@ def _found(machine: Machine) -> None:
         db.track(TABLE)
 
 
-def _pair(laptop: Machine, phone: Machine, tap: Tap) -> str:
+def _pair(laptop: Machine, phone: Machine, tap: Tap, multicast: Multicast) -> str:
     environment = {**os.environ, "CRDTLOG_HOME": str(phone.home.path), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "peers.cli", "join", "-", str(phone.path), "--device", phone.name]
     code = ""
@@ -89,7 +89,7 @@ def _pair(laptop: Machine, phone: Machine, tap: Tap) -> str:
         for message in client.stream("pair", path=str(laptop.path), role="writer"):
             if "code" in message:
                 code = message["code"]
-                time.sleep(1)  # the nameplate is announced
+                _until_announced(multicast, code.partition("-")[0])
                 joining = subprocess.Popen(
                     [*command, "--peer", tap.address, "--no-mdns"],
                     env=environment,
@@ -105,6 +105,13 @@ def _pair(laptop: Machine, phone: Machine, tap: Tap) -> str:
     _, complaint = joining.communicate(timeout=60)
     assert joining.returncode == 0, complaint
     return code
+
+
+def _until_announced(multicast: Multicast, nameplate: str) -> None:
+    limit = time.monotonic() + SECONDS
+    while b"n=%s" % nameplate.encode() not in multicast.heard():
+        assert time.monotonic() < limit, "the code was not announced"
+        time.sleep(0.02)
 
 
 def _until_equal(laptop: Machine, phone: Machine, count: int) -> None:
