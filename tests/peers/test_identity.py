@@ -1,20 +1,13 @@
 """Certificates and TLS contexts, over real sockets on loopback."""
 
-import asyncio
-import datetime
-import hashlib
 import os
 import ssl
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,98 +15,15 @@ from crdtlog import errors
 from crdtlog.device import Home, device_from_secrets, load_device
 from peers import identity
 from peers.identity import Identity, client_context, pairing_context, server_context
+from tests.peers.handshakes import (
+    Meeting,
+    custom_identity,
+    make_identity,
+    meet,
+    name_of,
+)
 
 DEVICE = device_from_secrets("phone", bytes(range(32)), bytes(range(32, 64)))
-
-
-def make_identity(directory: Path) -> Identity:
-    home = Home(directory)
-    return identity.load_identity(home, load_device(home))
-
-
-def custom_identity(
-    directory: Path,
-    *,
-    common_name: str | None = None,
-    ca: bool = False,
-    usage: bool = False,
-    signer: Identity | None = None,
-) -> Identity:
-    """A certificate such as an attacker might make."""
-    key = Ed25519PrivateKey.generate()
-    raw = key.public_key().public_bytes_raw()
-    name = x509.Name(
-        [x509.NameAttribute(NameOID.COMMON_NAME, common_name or hashlib.sha256(raw).hexdigest())]
-    )
-    issuer, signing = name, key
-    if signer is not None:
-        issuer = x509.load_der_x509_certificate(signer.certificate).subject
-        loaded = serialization.load_pem_private_key(signer.pem_path.read_bytes(), None)
-        assert isinstance(loaded, Ed25519PrivateKey)
-        signing = loaded
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(datetime.datetime(1970, 1, 1))
-        .not_valid_after(datetime.datetime(9999, 12, 31, 23, 59, 59))
-        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(signing.public_key()), critical=False
-        )
-    )
-    if usage:
-        builder = builder.add_extension(
-            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
-        )
-    certificate = builder.sign(signing, None)
-    path = directory / f"{raw.hex()[:8]}.pem"
-    chain = signer.pem_path.read_bytes() if signer else b""
-    path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        + certificate.public_bytes(serialization.Encoding.PEM)
-        + chain
-    )
-    return Identity(certificate.public_bytes(serialization.Encoding.DER), path)
-
-
-class Meeting(NamedTuple):
-    """What each side saw of the other; `answered` is False where the handshake or first read failed."""
-
-    answered: bool
-    server_saw: bytes | None
-    client_saw: bytes | None
-
-
-def meet(server: ssl.SSLContext, client: ssl.SSLContext) -> Meeting:
-    async def run() -> Meeting:
-        seen: list[bytes | None] = []
-
-        async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            seen.append(identity.peer_certificate(writer.get_extra_info("ssl_object")))
-            writer.write(b"!")
-            await writer.drain()
-            writer.close()
-
-        listener = await asyncio.start_server(handler, "127.0.0.1", 0, ssl=server)
-        host, port = listener.sockets[0].getsockname()
-        try:
-            reader, writer = await asyncio.open_connection(host, port, ssl=client)
-            shown = identity.peer_certificate(writer.get_extra_info("ssl_object"))
-            answered = await reader.read(1) == b"!"
-            writer.close()
-        except (ssl.SSLError, ConnectionError):
-            return Meeting(False, None, None)
-        finally:
-            listener.close()
-        return Meeting(answered, seen[0] if seen else None, shown)
-
-    return asyncio.run(asyncio.wait_for(run(), 10))
 
 
 @pytest.fixture
@@ -156,8 +66,7 @@ def test_who_shows_no_certificate_gets_in_as_nobody(server: Identity, member: Id
 def test_a_look_alike_with_the_same_name_and_another_key_is_refused(
     tmp_path: Path, server: Identity, member: Identity
 ) -> None:
-    name = x509.load_der_x509_certificate(member.certificate).subject.rfc4514_string().removeprefix("CN=")
-    forged = custom_identity(tmp_path, common_name=name)
+    forged = custom_identity(tmp_path, common_name=name_of(member))
     assert not meet(
         server_context([member.certificate], server), client_context([server.certificate], forged)
     ).answered
