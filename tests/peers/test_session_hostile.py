@@ -7,9 +7,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peers.session import messages
-from peers.session.machine import Close, State
+from peers.session.machine import Apply, CaughtUp, Close, Effect, State
 from peers.session.messages import Ack, Entries, Item, Message, Ping, Pong, Refuse
-from tests.peers.session_world import NOW, SMALL, Device, Head, Script, closes, device_id, sent
+from tests.peers import session_world as world
+from tests.peers.session_world import (
+    NOW,
+    SMALL,
+    Device,
+    Head,
+    Script,
+    closes,
+    connect,
+    cut,
+    device_id,
+    sent,
+)
 
 
 @pytest.mark.parametrize("message", [Ping(), Pong(), Ack(0, {}), Entries((Item(bytes(24), 1, b"x"),))])
@@ -58,6 +70,53 @@ def test_an_entry_sealed_for_another_session_does_not_open() -> None:
     close = closes(script.say(Entries((other.item(1),))))
 
     assert close.code == "violation" and "does not open" in close.reason
+
+
+def recorded() -> tuple[Device, Device, list[bytes], list[bytes]]:
+    """Two devices that have exchanged entries, and what each of them sent in that session."""
+    a, b = Device("a"), Device("b")
+    a.write(b"of a")
+    b.write(b"of b")
+    left, right = connect(a, b)
+    world.run(a, b)
+    a.write(b"of a, later")
+    world.run(a, b)
+    assert a.log.vector == b.log.vector and sum(a.log.vector.values()) == 3
+    cut(left)
+    return a, b, left.frames, right.frames
+
+
+def fed(device: Device, peer: Device, frames: list[bytes]) -> list[Effect]:
+    """What a new session of a device does with these frames, until it ends."""
+    session = device.session(peer.id)
+    effects = list(session.start(NOW))
+    for frame in frames:
+        if session.state is not State.CLOSED:
+            effects += session.receive(frame, NOW)
+    return effects
+
+
+@pytest.mark.parametrize("emptied", [False, True])
+def test_what_was_recorded_of_one_session_brings_nothing_in_another(emptied: bool) -> None:
+    """Not even to a device that has lost all that it had since."""
+    a, b, _, of_b = recorded()
+    device = Device("a") if emptied else a
+
+    effects = fed(device, b, of_b)
+
+    assert isinstance(effects[-1], Close)
+    assert not [effect for effect in effects if isinstance(effect, Apply | CaughtUp)]
+
+
+@pytest.mark.parametrize("emptied", [False, True])
+def test_what_a_device_sent_itself_is_nothing_that_it_takes(emptied: bool) -> None:
+    a, b, of_a, of_b = recorded()
+    device = Device("a") if emptied else a
+
+    for frames in (of_a, [of_b[0], *of_a[1:]]):
+        effects = fed(device, b, frames)
+        assert isinstance(effects[-1], Close)
+        assert not [effect for effect in effects if isinstance(effect, Apply | CaughtUp)]
 
 
 def test_an_entry_that_unpacks_to_more_than_allowed_does_not_open() -> None:
