@@ -13,7 +13,16 @@ import click
 
 from peers.cli.arguments import NEGATIVE_KEY, file_argument, json_option
 from peers.cli.files import drain, opened
-from peers.cli.output import count, is_terminal, json_value, say, show_data, show_json, visible
+from peers.cli.output import (
+    count,
+    is_terminal,
+    json_value,
+    printable_json,
+    say,
+    show_data,
+    show_json,
+    visible,
+)
 
 if TYPE_CHECKING:
     from crdtlog.yjs_writer import Node
@@ -50,7 +59,7 @@ def doc(file: Path, table: str, key: str, output: Path | None, as_json: bool) ->
     if as_json:
         show_json({"doc": {"row": _readable(snapshot.row)}})
     elif output is None and is_terminal(sys.stdout):
-        show_data(_printable(json.dumps({"row": _readable(snapshot.row)}, ensure_ascii=False, indent=2)))
+        show_data(printable_json(json.dumps({"row": _readable(snapshot.row)}, ensure_ascii=False, indent=2)))
     elif output is None:
         sys.stdout.flush()
         sys.stdout.buffer.write(snapshot.update())
@@ -74,11 +83,3 @@ def _readable(node: "Node") -> object:
     if isinstance(node, Text):
         return node.text
     return {node.form: node.spelled} if isinstance(node, Exact) else json_value(node)
-
-
-def _printable(text: str) -> str:
-    """JSON in which nothing can move a terminal's cursor, and which is still JSON."""
-    return "".join(
-        character if character in " \n" or character.isprintable() else json.dumps(character)[1:-1]
-        for character in text
-    )

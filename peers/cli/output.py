@@ -75,7 +75,18 @@ def styled(text: str, stream: TextIO, style: int) -> str:
 def show_json(shape: Mapping[str, object]) -> None:
     """Print one JSON object on one line, beginning with the version of its shape."""
     is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    show_data(json.dumps({"v": JSON_VERSION, **shape}, ensure_ascii=not is_utf8, allow_nan=False))
+    text = json.dumps({"v": JSON_VERSION, **shape}, ensure_ascii=not is_utf8, allow_nan=False)
+    show_data(printable_json(text))
+
+
+def printable_json(text: str) -> str:
+    """JSON in which nothing can move a terminal's cursor or turn its direction, and which is still the same JSON."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character in " \n" or character.isprintable() else json.dumps(character)[1:-1]
+        for character in text
+    )
 
 
 def json_value(value: object) -> object:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from crdtlog import membership
+from crdtlog import membership, tracking
 from crdtlog.errors import CrdtlogError
 from crdtlog.values import pack
 from tests.crdtlog.devices import (
@@ -98,7 +98,10 @@ def description(name: str, *columns: list[Any], indexes: Any = ()) -> list[Any]:
     ids=lambda wire: repr(wire)[:50],
 )
 def test_a_table_description_that_could_do_harm(three: Three, wire: Any) -> None:
-    raw = pack(["track", b"newtable", wire, []])
+    # Under the id that its name has: what is refused is the description.
+    named = isinstance(wire, list) and isinstance(wire[1], str)
+    identity = tracking.table_id(three.liar.id, wire[1]) if named else b"newtable"
+    raw = pack(["track", identity, wire, []])
     refused(three, signed(three.liar, next_entry(three.liar, raw, kind="schema")))
     assert three.honest.execute("SELECT count(*) FROM sqlite_master WHERE name = 'x'").fetchone() == (0,)
 
