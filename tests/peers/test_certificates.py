@@ -1,7 +1,12 @@
 """Certificates that are not the pinned one, in real handshakes, dialling a member and being dialled by one."""
 
 import datetime
+import shutil
+import socket
+import subprocess
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -146,3 +151,25 @@ def test_a_certificate_that_is_no_device_s_is_malformed(
 ) -> None:
     with pytest.raises(errors.Malformed):
         identity.check_certificate(forge(tmp_path, member).certificate)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_who_probes_a_listener_learns_its_certificate_and_nothing_of_other_members(
+    server: Identity, member: Identity
+) -> None:
+    """A listener that asks for certificates could name those it accepts, and so tell anybody who belongs."""
+    context = server_context([server.certificate, member.certificate], server)
+
+    def answer(listening: socket.socket) -> None:
+        accepted, _ = listening.accept()
+        with accepted, suppress(OSError), context.wrap_socket(accepted, server_side=True) as wrapped:
+            wrapped.recv(1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=answer, args=(listening,), daemon=True).start()
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        probe = ["openssl", "s_client", "-tls1_3", "-connect", address]
+        done = subprocess.run(probe, input="x", capture_output=True, text=True, timeout=20)
+
+    assert name_of(server) in done.stdout and "No client certificate CA names sent" in done.stdout
+    assert name_of(member) not in done.stdout
