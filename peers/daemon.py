@@ -22,6 +22,8 @@ from peers.node import known, locks
 from peers.node.node import Node, Options
 from peers.pairing.machines import CODE_SECONDS
 
+MAX_SECONDS = 10**10
+
 
 def run(files: Sequence[str | Path], options: Options, home: Home) -> int:
     """Serve files (all known ones of the home if none are named) until SIGTERM or SIGINT; returns the exit code.
@@ -107,8 +109,8 @@ class Commands:
 
     async def _sync(self, arguments: Mapping[str, Any], channel: Channel) -> Message:
         await self._add(arguments, channel)
-        timeout = arguments.get("timeout")
-        return await self._node.sync(_path(arguments), float(timeout) if timeout is not None else None)
+        timeout = _seconds(arguments, "timeout")
+        return await self._node.sync(_path(arguments), timeout)
 
     async def _pair(self, arguments: Mapping[str, Any], channel: Channel) -> Message:
         await self._add(arguments, channel)
@@ -124,7 +126,7 @@ class Commands:
             await channel.say({"told": line})
 
         role = str(arguments.get("role") or "admin")
-        expires_s = float(arguments.get("expires") or CODE_SECONDS)
+        expires_s = _seconds(arguments, "expires") or CODE_SECONDS
         return await self._node.pair(_path(arguments), role, show, approve, expires_s, tell)
 
     async def _stop(self, arguments: Mapping[str, Any], channel: Channel) -> Message:
@@ -137,6 +139,15 @@ def _path(arguments: Mapping[str, Any]) -> Path:
     if not path.is_absolute():
         raise Usage("the daemon needs a file's absolute path")
     return path
+
+
+def _seconds(arguments: Mapping[str, Any], name: str) -> float | None:
+    value = arguments.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_SECONDS:
+        raise Usage(f"the daemon needs {name} in seconds, from 0 to {MAX_SECONDS:,}")
+    return float(value)
 
 
 class _LineHandler(logging.Handler):

@@ -73,6 +73,19 @@ def test_it_can_be_stopped_by_command(laptop: Machine, running: Daemon) -> None:
     assert running.process.wait(10) == 0
 
 
+@pytest.mark.parametrize(
+    ("command", "name"), [("sync", "timeout"), ("pair", "expires")], ids=["sync", "pair"]
+)
+@pytest.mark.parametrize("value", ["soon", -1, True, [], 10**400], ids=lambda value: repr(value)[:10])
+def test_what_is_no_time_is_refused_and_no_fault_of_the_daemon(
+    laptop: Machine, running: Daemon, command: str, name: str, value: object
+) -> None:
+    with Client.connect(laptop.home) as client, pytest.raises(Usage, match=f"{name} in seconds"):
+        client.request(command, path=str(laptop.path), **{name: value})
+
+    assert not any("Traceback" in line for line in running.lines())
+
+
 def test_a_second_daemon_of_one_home_is_told_who_the_first_is(laptop: Machine, running: Daemon) -> None:
     with pytest.raises(Locked, match=f"process {running.process.pid}") as caught:
         daemon.run([laptop.path], QUIET, laptop.home)

@@ -138,27 +138,21 @@ def secrets_of(machine: Watched) -> dict[str, bytes]:
     }
 
 
-def live(laptop: Watched, phone: Watched) -> str:
-    """Two devices do all that devices do; the code by which they were linked."""
+def live(laptop: Watched, phone: Watched) -> list[str]:
+    """Two devices do all that devices do; the codes by which they were linked."""
     with laptop.seen_by_others(), phone.seen_by_others():
         laptop.finish(laptop.start("init", "notes.db", "--device", "laptop"))
         laptop.write(NOTES)
         laptop.finish(laptop.start("track", "notes.db", "notes", "--merge", "body=text"))
+        codes = [_try_in_vain(laptop, phone)]
         laptop.start("up", "notes.db")
         eventually(lambda: "listening on" in laptop.said(), "the laptop is up")
 
-        pairing = laptop.start("pair", "notes.db", "--yes")
-        assert pairing.stdout is not None
-        code = pairing.stdout.readline().strip()
-        assert CODE.fullmatch(code)
-        joining = phone.start(
-            *("join", "-", "notes.db", "--device", "phone", "--peer", laptop.address, "--json"),
-            stdin=subprocess.PIPE,
-        )
-        phone.finish(joining, code + "\n")
+        pairing, code = _paired(laptop)
+        phone.finish(_joining(phone, laptop), code + "\n")
         assert pairing.wait(TIMEOUT_S) == 0
-        # The code is shown by `pair` alone, to whoever asked for it: not its output but everything else is searched.
         assert code in laptop.outputs.pop().read_text()
+        codes.append(code)
 
         phone.start("up", "notes.db", "--peer", laptop.address)
         eventually(lambda: "listening on" in phone.said(), "the phone is up")
@@ -168,15 +162,39 @@ def live(laptop: Watched, phone: Watched) -> str:
         for command in COMMANDS:
             laptop.finish(laptop.start(*command))
             phone.finish(phone.start(*command, "--json"))
+    return codes
+
+
+def _paired(laptop: Watched) -> tuple["subprocess.Popen[str]", str]:
+    """`pair` as it waits, and its code. What `pair` prints is for whoever asked for it, and is not searched."""
+    pairing = laptop.start("pair", "notes.db", "--yes")
+    assert pairing.stdout is not None
+    code = pairing.stdout.readline().strip()
+    assert CODE.fullmatch(code), laptop.said()
+    return pairing, code
+
+
+def _joining(phone: Watched, laptop: Watched) -> "subprocess.Popen[str]":
+    words = ("join", "-", "notes.db", "--device", "phone", "--peer", laptop.address, "--json")
+    return phone.start(*words, stdin=subprocess.PIPE)
+
+
+def _try_in_vain(laptop: Watched, phone: Watched) -> str:
+    """Pair without a daemon, and mistype the code; the code that it was."""
+    pairing, code = _paired(laptop)
+    last = "zoo" if code.endswith("-abandon") else "abandon"
+    told = _joining(phone, laptop).communicate(f"{code.rpartition('-')[0]}-{last}\n", timeout=TIMEOUT_S)
+    assert pairing.wait(TIMEOUT_S) == 1 and not told[0] and "code is wrong" in phone.said()
+    assert code in laptop.outputs.pop().read_text()
     return code
 
 
 class Lived(NamedTuple):
-    """Two devices that have done all that devices do, and still run; and the code by which they were linked."""
+    """Two devices that have done all that devices do, and still run; and the codes by which they were linked."""
 
     laptop: Watched
     phone: Watched
-    code: str
+    codes: list[str]
 
     def made(self) -> list[Path]:
         """All that the programs have made, directories too."""
@@ -217,7 +235,7 @@ def test_secrets_are_in_private_key_files_alone(lived: Lived) -> None:
             assert owners == (list(machines) if "epoch" in what else [machine]), what
             assert all(any(each.own_home().keys in path.parents for each in owners) for path in where), where
             assert not holds(told, secret), what
-    for shown in (lived.code, lived.code.partition("-")[2]):
+    for shown in (lived.codes[0], *(code.partition("-")[2] for code in lived.codes)):
         assert not holds(told, shown.encode())
         assert [path for path, content in contents.items() if holds(content, shown.encode())] == []
 
