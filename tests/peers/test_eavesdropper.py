@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -13,11 +14,13 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import pytest
+from zeroconf import DNSIncoming, DNSPointer, DNSService, DNSText
 
 import crdtlog
 from crdtlog.device import Home, load_device
 from peers import envelope, identity
 from peers.control import Client
+from peers.node.discovery import ids_in
 from tests.peers.nodes import SECONDS, Machine
 from tests.peers.processes import ROOT, Daemon
 from tests.peers.spelled import holds, spellings
@@ -28,6 +31,7 @@ TABLE = "medication_ledger"
 COLUMNS = ("patient_reference", "diagnosis_text", "dosage_count", "scanned_page")
 VALUES = ("ward-7-bed-12-Hopper", "hypertension, second degree", 8_413_772_210_155_004_417, os.urandom(4096))
 FILE = "clinic-records.db"
+NAME = re.compile(r"([0-9a-f]{16}\.)?(_crdtlog(-pair)?\._tcp\.)?local\.")
 LAPTOP, PHONE = "Ada's own laptop", "Grace's telephone"
 
 
@@ -182,8 +186,8 @@ def test_all_but_the_two_greetings_of_tls_is_encrypted(heard: Heard) -> None:
             kinds = [record.kind for record in records(bytes(stream))]
             plain = [kind for kind in kinds if kind != 23]
             assert kinds[0] == 22 and plain in ([22], [22, 20]), plain
-        # No name of a host, as devices dial addresses; one that is dialled by name would be seen here.
-        assert b"localhost" not in connection.there and socket.gethostname().encode() not in connection.there
+        # No name of a host, as this one was dialled by its address; one that is dialled by name would be seen here.
+        assert b"localhost" not in records(bytes(connection.there))[0].body
 
 
 def test_what_is_announced_is_a_passing_id_a_port_and_the_number_of_an_open_code(heard: Heard) -> None:
@@ -191,13 +195,38 @@ def test_what_is_announced_is_a_passing_id_a_port_and_the_number_of_an_open_code
         pytest.skip("no multicast here")
     with crdtlog.open(heard.laptop.path, home=heard.laptop.home, create=False) as db:
         key = envelope.discovery_key(next(iter(db.epochs().values())))
-    announced = heard.multicast.heard()
     now = time.time()
-    slots = [envelope.discovery_id(key, now - back * envelope.SLOT_SECONDS).encode() for back in range(2)]
+    slots = {envelope.discovery_id(key, now - back * envelope.SLOT_SECONDS) for back in range(2)}
+    names, texts = _announced(heard.multicast)
 
-    assert any(slot in announced for slot in slots)
-    assert b"n=%s" % heard.code.partition("-")[0].encode() in announced
-    assert socket.gethostname().encode() not in announced
+    assert names and not [name for name in names if not NAME.fullmatch(name)]
+    assert slots & {found for text in texts for found in ids_in(text)}
+    assert {"v": "1", "n": heard.code.partition("-")[0]} in texts
+    assert all(re.fullmatch("v|n|d[0-9]", name) for text in texts for name in text)
+
+
+def _announced(multicast: Multicast) -> tuple[set[str], list[dict[str, str]]]:
+    """The names and the TXT records in all packets about crdtlog."""
+    names: set[str] = set()
+    texts = []
+    for packet in multicast.packets:
+        for record in DNSIncoming(packet).answers():
+            if "_crdtlog" in record.name:
+                names.add(record.name)
+                if isinstance(record, DNSPointer):
+                    names.add(record.alias)
+                if isinstance(record, DNSService):
+                    names.add(record.server)
+                if isinstance(record, DNSText):
+                    strings = _strings(record.text)
+                    texts.append(dict(string.decode().split("=", 1) for string in strings))
+    return names, texts
+
+
+def _strings(text: bytes) -> Iterator[bytes]:
+    while text:
+        yield text[1 : 1 + text[0]]
+        text = text[1 + text[0] :]
 
 
 def test_what_was_recorded_and_is_sent_again_moves_nothing(heard: Heard) -> None:
