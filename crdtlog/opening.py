@@ -14,7 +14,7 @@ from crdtlog.device import Device, Home, load_device, new_writer
 from crdtlog.epochs import Keys
 from crdtlog.errors import NotInitialised, PairingFailed, Unsupported, Usage, WrongDevice
 from crdtlog.log import Log
-from crdtlog.membership import Genesis
+from crdtlog.membership import Founding, Genesis
 from crdtlog.recovery import PUBLIC_BYTES, SEED_BYTES, RecoveryKey, is_public
 from crdtlog.rotation import new_secret
 from crdtlog.state import State
@@ -131,7 +131,7 @@ def _found(
             _prepare(connection, device, genesis, epoch, epoch)
             state = State(connection, path, device, keys)
             members.put_device(state, founder, None, confirmed=True)
-            record = membership.encode_record("genesis", genesis)
+            record = membership.encode_content(Founding(genesis))
             state.append_own("member", record, summary=f"{device.name} founded the database")
             connection.execute("COMMIT")
         except BaseException:

@@ -198,22 +198,6 @@ def decode_content(raw: bytes) -> Content:
             raise Malformed("a membership record of an unknown kind")
 
 
-def encode_record(kind: str, content: object) -> bytes:
-    """A membership record as an entry's payload: `genesis` with the record's bytes, or `add` with a newcomer."""
-    return pack([kind, list(content) if isinstance(content, Newcomer) else content])
-
-
-def decode_record(raw: bytes) -> tuple[str, bytes | Newcomer]:
-    """The record in an entry's payload, if it is a `genesis` or an `add`; raises `Malformed`."""
-    match decode_content(raw):
-        case Founding(record):
-            return "genesis", record
-        case Add(newcomer, False):
-            return "add", newcomer
-        case _:
-            raise Malformed("a membership record of an unknown kind")
-
-
 def newcomer_from(item: object) -> Newcomer:
     """A device description received from elsewhere; raises `Malformed`."""
     return _newcomer(item)

@@ -44,7 +44,7 @@ def test_a_membership_record_that_is_none(three: Three, content: Any) -> None:
 
 def test_a_second_founding(three: Three) -> None:
     genesis = membership.Genesis(b"n" * 16, membership.newcomer_from(newcomer()), None)
-    raw = membership.encode_record("genesis", membership.encode_genesis(genesis))
+    raw = membership.encode_content(membership.Founding(membership.encode_genesis(genesis)))
     refused(three, signed(three.liar, next_entry(three.liar, raw, kind="member")))
 
 

@@ -16,8 +16,8 @@ from crdtlog.values import pack, unpack
 from tests.crdtlog.devices import World, apply_all, lacking, sync, table_rows
 from tests.crdtlog.liar import Three, made_three, next_entry, picture, signed
 from tests.fuzz.mutate import MSGPACK
+from tests.fuzz.targets.log import records
 from tests.fuzz.targets.schemas import tables
-from tests.fuzz.targets.vectors import PHONE, newcomer
 from tests.fuzz.trial import Broken, Subject, Target, require
 
 _MERGE = {"j": "json", "c": "counter", "s": "set"}
@@ -101,7 +101,7 @@ def _apply() -> Subject:
     seeds += [
         pack(["schema", tracking.encode_track(b"a table!", tables()[0])]),
         pack(["schema", tracking.encode_merge(b"table: t", {"v": "set"})]),
-        pack(["member", membership.encode_record("add", newcomer(PHONE, "reader"))]),
+        *(pack(["member", membership.encode_content(content)]) for content in records()),
         *(pack([kind, pack(["what", 1])]) for kind in ("event", "error", "command")),
     ]
     fleet.renew()

@@ -1,14 +1,24 @@
 """What is in a log: entries, their payloads, membership records, and the welcome that comes before them."""
 
-from crdtlog import entry, membership, payload, schema, welcome
+from crdtlog import entry, membership, payload, rotation, schema, welcome
 from crdtlog.errors import Malformed, SchemaRefused, TooLarge
-from crdtlog.membership import Genesis
+from crdtlog.membership import (
+    Add,
+    Content,
+    Founding,
+    Genesis,
+    Recover,
+    Remove,
+    Role,
+    Rotate,
+    Seen,
+)
 from crdtlog.payload import DELETE, INSERT, Patch, Payload, Section
 from crdtlog.values import pack, unpack
 from crdtlog.welcome import Welcome
 from tests.fuzz.mutate import MSGPACK
 from tests.fuzz.targets.schemas import tables
-from tests.fuzz.targets.vectors import LAPTOP, PHONE, newcomer, vectors
+from tests.fuzz.targets.vectors import DATABASE, LAPTOP, PHONE, newcomer, vectors
 from tests.fuzz.trial import Subject, Target, require
 
 FIRST, LAST = 1_000, 2_000
@@ -116,18 +126,49 @@ def _genesis() -> Subject:
 
 
 def _record() -> Subject:
-    seeds = [
-        membership.encode_record("genesis", GENESIS),
-        membership.encode_record("add", newcomer(PHONE, "writer")),
-    ]
     return Subject(
-        seeds,
-        membership.decode_record,
+        [membership.encode_content(content) for content in records()],
+        membership.decode_content,
         (Malformed,),
         MSGPACK,
-        words=[b"add", b"genesis", b"admin", b"writer", b"reader"],
-        write=lambda record: membership.encode_record(*record),
+        words=[b"add", b"readmit", b"genesis", b"admin", b"writer", b"reader", b"role", b"remove", b"rotate"],
+        write=membership.encode_content,
     )
+
+
+def _rotation() -> Subject:
+    """A rotation by whoever may write, read by a device that it is wrapped for."""
+    held = {rotation.epoch_id(secret): secret for secret in (b"s" * 32, b"t" * 32)}
+    keys = {device.id: device.public.receive_key for device in (LAPTOP, PHONE)}
+    made = [rotation.rotate(DATABASE, held, keys)[0], rotation.rotate(DATABASE, held, keys, history=False)[0]]
+
+    def read(raw: bytes) -> dict[bytes, bytes]:
+        content = membership.decode_content(raw)
+        if not isinstance(content, Rotate):
+            raise Malformed("another record")
+        return rotation.secrets_from(DATABASE, PHONE, [content], {})
+
+    def holds(found: dict[bytes, bytes]) -> None:
+        fits = all(rotation.epoch_id(secret) == epoch for epoch, secret in found.items())
+        require(fits, "an epoch's secret is the one that its id is the hash of")
+
+    seeds = [membership.encode_content(record) for record in made]
+    return Subject(seeds, read, (Malformed,), MSGPACK, holds=holds)
+
+
+def records() -> list[Content]:
+    """A membership record of each kind."""
+    keys = {device.id: device.public.receive_key for device in (LAPTOP, PHONE)}
+    return [
+        Founding(GENESIS),
+        Add(newcomer(PHONE, "writer")),
+        Add(newcomer(PHONE, "reader"), again=True),
+        Role(PHONE.id, "reader"),
+        Remove(PHONE.id),
+        Seen(),
+        rotation.rotate(DATABASE, {rotation.epoch_id(b"s" * 32): b"s" * 32}, keys)[0],
+        Recover(newcomer(PHONE, "admin"), b"s" * 64),
+    ]
 
 
 def _welcome() -> Subject:
@@ -135,8 +176,8 @@ def _welcome() -> Subject:
     epochs = {b"e" * 16: b"s" * 32, b"f" * 16: b"t" * 32}
     members = [newcomer(LAPTOP, "admin"), newcomer(PHONE, "writer")]
     seeds = [
-        welcome.encode(Welcome(GENESIS, b"f" * 16, epochs, members, descriptions)),
-        welcome.encode(Welcome(GENESIS, b"e" * 16, {b"e" * 16: b"s" * 32}, members[:1], [])),
+        welcome.encode(Welcome(GENESIS, b"e" * 16, b"f" * 16, epochs, members, descriptions)),
+        welcome.encode(Welcome(GENESIS, b"e" * 16, b"e" * 16, {b"e" * 16: b"s" * 32}, members[:1], [])),
     ]
     parts = unpack(seeds[0])
     return Subject(
@@ -146,7 +187,7 @@ def _welcome() -> Subject:
         MSGPACK,
         write=welcome.encode,
         holds=lambda read: require(read.epoch in read.epochs, "the current epoch is one of those given"),
-        known=[pack([*parts[:2], epoch, *parts[3:]]) for epoch in ([], [[]], None)],
+        known=[pack([*parts[:3], epoch, *parts[4:]]) for epoch in ([], [[]], None)],
     )
 
 
@@ -176,6 +217,7 @@ TARGETS = [
     Target("payload.decode_data", 10_000, _data),
     Target("membership.genesis", 20_000, _genesis),
     Target("membership.record", 20_000, _record),
+    Target("membership.rotation", 3_000, _rotation),
     Target("welcome.decode", 4_000, _welcome),
     Target("schema.from_wire", 4_000, _schema_entry),
 ]
