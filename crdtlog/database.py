@@ -40,6 +40,7 @@ from crdtlog.membership import Conflict, Newcomer
 from crdtlog.merge_check import Unmerged, unmerged
 from crdtlog.opening import file_time_ms, join_state, open_state
 from crdtlog.recovery import RecoveryKey
+from crdtlog.relays import Relays
 from crdtlog.restore import Restored, restore_value
 from crdtlog.snapshot import Snapshot, snapshot
 from crdtlog.state import State
@@ -66,6 +67,8 @@ class Database:
         self._live: list[Live] = []
         self.home = home
         self._telling = Telling(state, home)
+        #: the relays that this file's devices use, and how far they were read
+        self.relays = Relays(state)
         #: how many entries were written anew when the file was opened; None if its log went on as it was
         self.written_anew: int | None = None
 

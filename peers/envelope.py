@@ -44,6 +44,8 @@ SALT_BYTES = 16
 LENGTH_BYTES = 4
 TAG_BYTES = 16
 HEADER_BYTES = 1 + EPOCH_ID_BYTES + SALT_BYTES
+SIZED_OVERHEAD_BYTES = HEADER_BYTES + LENGTH_BYTES + TAG_BYTES
+"""How much more than its content a blob has at least."""
 NONCE = bytes(12)
 SEAL_INFO = b"crdtlog sealed entry 1"
 
@@ -117,6 +119,37 @@ def open_sealed(blob: bytes, secrets: Mapping[bytes, bytes], binding: bytes, max
             "It comes with a membership record; let this device sync with another member.",
         )
     return _unpadded(_decrypted(blob, secret, binding), max_bytes)
+
+
+def seal_to_size(
+    content: bytes, size: int, *, epoch_id: bytes, secret: bytes, salt: bytes, binding: bytes
+) -> bytes:
+    """Seal anything into a blob of exactly `size` bytes, as a mailbox wants it; otherwise as `seal`.
+
+    `content` has at most `size - SIZED_OVERHEAD_BYTES` bytes. Errors: ValueError (a caller's mistake in lengths).
+    """
+    if len(epoch_id) != EPOCH_ID_BYTES or len(secret) != SECRET_BYTES or len(salt) != SALT_BYTES:
+        raise ValueError("an epoch id has 16 bytes, a secret 32, a salt 16")
+    zeros = size - SIZED_OVERHEAD_BYTES - len(content)
+    if zeros < 0:
+        raise ValueError(f"{len(content)} bytes do not fit into a blob of {size}")
+    header = bytes((VERSION,)) + epoch_id + salt
+    padded = len(content).to_bytes(LENGTH_BYTES, "big") + content + bytes(zeros)
+    return header + _cipher(secret, salt).encrypt(NONCE, padded, header + binding)
+
+
+def open_sized(blob: bytes, secrets: Mapping[bytes, bytes], binding: bytes) -> bytes:
+    """What `seal_to_size` sealed. Errors: as `open_sealed`."""
+    epoch_id = epoch_of(blob)
+    if epoch_id not in secrets:
+        raise errors.UnknownEpoch(
+            f"A blob is sealed under epoch {epoch_id.hex()[:8]}, which is none of ours."
+        )
+    padded = _decrypted(blob, secrets[epoch_id], binding)
+    end = LENGTH_BYTES + int.from_bytes(padded[:LENGTH_BYTES], "big")
+    if end > len(padded) or any(padded[end:]):
+        raise errors.Malformed("A sealed blob is padded wrongly.")
+    return padded[LENGTH_BYTES:end]
 
 
 def _decrypted(blob: bytes, secret: bytes, binding: bytes) -> bytes:

@@ -1,0 +1,257 @@
+"""One mailbox of one relay as this device follows it: what was read, what is there, what is to be done next.
+
+Knows blobs by index, heads and members as they are passed in. Must not know connections, the file or a clock. The one
+idea: nothing that a relay says or leaves out is believed further than what it proves. A blob that does not open is
+passed over; an entry counts as being there only if it is the one that is held here; what cannot be applied yet waits;
+and if the relay lost the mailbox, it is as if it had never been read.
+
+Invariants:
+    M1  `resume_index` never passes a blob of which something is still to be done, so that stopping loses nothing.
+    M2  Entries leave in causal order (`ready`), and are uploaded in causal order (`Uploads`).
+    M3  Nothing is uploaded before the mailbox was read to its end, so that a device whose file was restored hears
+        of its later entries first (R11).
+    M4  Memory is bounded: what waits, pieces, and names of refused entries.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from crdtlog import entry
+from crdtlog.device import verify_bytes
+from crdtlog.errors import CrdtlogError, EntryRefused, Malformed
+from crdtlog.values import check_bytes, check_int, pack, unpack
+from crdtlog.versions import Head
+from peers.mailbox import contents
+from peers.mailbox.candidates import Candidate, Waiting, candidate
+from peers.mailbox.holding import Holding
+from peers.mailbox.keys import Mailbox
+from peers.mailbox.uploads import Uploads
+from peers.relay.messages import LIFE_BYTES, MAX_INT
+
+VERSION = 1
+NEVER = bytes(LIFE_BYTES)
+"""The life of a mailbox to which nothing was ever appended."""
+BATCH_BYTES = 1 << 20
+MAX_REFUSED = 1_000
+
+
+class MailboxSync:
+    """What is known of one mailbox at one relay. `saved` is what `dump` gave in an earlier run.
+
+    `database` is the database's id, `sign_key` this device's own, `random` gives n bytes from a secure source.
+    """
+
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        *,
+        database: bytes,
+        sign_key: bytes,
+        random: Callable[[int], bytes],
+        saved: bytes | None = None,
+    ) -> None:
+        self.mailbox = mailbox
+        self.read = 0
+        """Everything up to this index was read."""
+        self.is_at_end = False
+        """Nothing was behind it when the relay last said so."""
+        self.skipped = 0
+        """How many blobs and entries could not be used."""
+        self._database = database
+        self._sign_key = sign_key
+        self._life = NEVER
+        self._holding = Holding()
+        self._waiting = Waiting()
+        self._pieces = contents.Pieces()
+        self._unchecked: list[Candidate] = []
+        self._refused: OrderedDict[bytes, None] = OrderedDict()
+        self._news: deque[str] = deque(maxlen=8)
+        self._has_told = False
+        self._has_progress = False
+        self._is_set_back = False
+        self.is_restored = False
+        """The mailbox holds entries that this device signed under numbers that its file does not have: see R11."""
+        if saved is not None:
+            self._load(saved)
+        self.uploads = Uploads(mailbox, self._holding, random)
+
+    # --- the relay's answers --------------------------------------------------------------------------------------
+
+    def opened(self, life: bytes, first: int, last: int) -> bool:
+        """The mailbox is open and keeps the blobs from `first` to `last`; whether the relay had lost it."""
+        self.is_at_end = False
+        is_known = self.read > 0 or bool(self._holding)
+        is_lost = last < self.read or (is_known and self._life != life)
+        if is_lost:
+            self._begin_anew()
+        self._life = life
+        self._holding.lose_before(first)
+        return is_lost
+
+    @property
+    def needs_life(self) -> bool:
+        """Whether the mailbox has to be opened once more, as it began after it was opened."""
+        return self._life == NEVER and self._holding.changes > 0
+
+    def began(self, life: bytes) -> None:
+        """It was opened once more: the life that it has got."""
+        self._life = life
+
+    def receive(
+        self, first: int, blobs: Sequence[tuple[int, bytes]], end: bool, heads: Mapping[bytes, Head]
+    ) -> None:
+        """Blobs were read, `first` being the lowest index that is kept; `heads` are those held here. Never raises."""
+        self._holding.lose_before(first)
+        for index, blob in blobs:
+            if index <= self.read:
+                continue
+            self.read = index
+            try:
+                self._take(index, blob, heads)
+            except (Malformed, EntryRefused) as error:
+                self._skip(f"a blob of it is passed over ({error})")
+        self._pieces.pass_over(self.read)
+        self.is_at_end = end
+
+    def _take(self, index: int, blob: bytes, heads: Mapping[bytes, Head]) -> None:
+        found = contents.read(self.mailbox.open(blob))
+        if isinstance(found, contents.Piece):
+            whole = self._pieces.add(index, found)
+            if whole is not None:
+                self._sort(candidate(whole[1], self._database, whole[0]), heads)
+            return
+        for signed in found:
+            try:
+                self._sort(candidate(signed, self._database, index), heads)
+            except (Malformed, EntryRefused) as error:
+                self._skip(f"an entry of it is passed over ({error})")
+
+    def _sort(self, item: Candidate, heads: Mapping[bytes, Head]) -> None:
+        head = heads.get(item.writer)
+        if head is not None and item.seq <= head.seq:
+            if not self._holding.has(*item.dot):
+                self._unchecked.append(item)
+        elif item.digest not in self._refused:
+            self._waiting.add(item)
+
+    # --- what is to be done with entries --------------------------------------------------------------------------
+
+    def unchecked(self, heads: Mapping[bytes, Head]) -> list[tuple[bytes, int]]:
+        """Dots that are in the mailbox and held here: `checked` wants to know their digests."""
+        self._unchecked.extend(self._waiting.held(heads))
+        return [item.dot for item in self._unchecked]
+
+    def checked(self, digests: Mapping[tuple[bytes, int], bytes | None], own: bytes) -> None:
+        """SHA-256 of the `unchecked` entries as they are held here; `own` is this device's writer."""
+        items, self._unchecked = self._unchecked, []
+        for item in items:
+            if digests.get(item.dot) == item.digest:
+                if self._holding.note(item.writer, item.seq, item.blob):
+                    self.uploads.others_upload()
+            elif item.digest not in self._refused:
+                if item.writer == own and self._is_ours(item):
+                    self.is_restored = True
+                self._remember_refused(item)
+                self._skip(f"another entry {item.seq} of log {item.writer.hex()[:12]} is there than here")
+
+    def ready(self, heads: Mapping[bytes, Head], members: Collection[bytes], own: bytes) -> list[Candidate]:
+        """Entries to apply now, in this order; `members` are device ids, `own` is this device's writer."""
+        for item in self._waiting.of(own):
+            if self._is_ours(item):
+                self.is_restored = True
+                return []
+            self.refused(item, EntryRefused("its signature is wrong"))
+        return self._waiting.ready(heads, members, BATCH_BYTES)
+
+    def applied(self, items: Sequence[Candidate]) -> None:
+        """These are durable here."""
+        for item in items:
+            self._waiting.remove(item)
+            self._holding.note(item.writer, item.seq, item.blob)
+            self._has_progress = True
+
+    def refused(self, item: Candidate, error: CrdtlogError) -> None:
+        """This one can never be applied."""
+        self._waiting.remove(item)
+        self._remember_refused(item)
+        self._skip(f"entry {item.seq} of log {item.writer.hex()[:12]} is passed over ({error})")
+
+    def forget_restored(self) -> None:
+        """The own log began anew, perhaps from an earlier entry: those of the old one are read again, as anybody's."""
+        self.is_restored, self._is_set_back = False, True
+        self.read, self.is_at_end = 0, False
+        self._refused.clear()
+
+    def reread(self) -> bool:
+        """Whether to read again from `read`, which was set back: for lack of room, or as the own log began anew."""
+        if self._is_set_back:
+            self._is_set_back = False
+            return True
+        lost = self._waiting.lost_from
+        if lost is None or not (self.is_at_end and self._has_progress):
+            return False
+        self.read, self.is_at_end, self._has_progress = min(self.read, lost - 1), False, False
+        self._waiting.lost_from = None
+        return True
+
+    @property
+    def waits(self) -> int:
+        """How many entries wait for others that are not here."""
+        return len(self._waiting)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether everything that was read has been dealt with, as far as it can be."""
+        return self.is_at_end and not self._unchecked
+
+    @property
+    def resume_index(self) -> int:
+        """From where to read on after a stop (M1)."""
+        indexes = [self._waiting.first_index(), self._pieces.first_index()]
+        indexes += [item.blob for item in self._unchecked]
+        return min([self.read, *(index - 1 for index in indexes if index is not None)])
+
+    def news(self) -> str | None:
+        """What a person should know once, if there is anything new."""
+        return self._news.popleft() if self._news else None
+
+    # --- what is kept ---------------------------------------------------------------------------------------------
+
+    def dump(self) -> bytes:
+        """What a later run begins with. Made after everything that was read and `applied` is durable."""
+        return pack([VERSION, self._life, self.resume_index, self._holding.dump()])
+
+    def _load(self, saved: bytes) -> None:
+        """What cannot be read is as if it were not there: then the mailbox is read again."""
+        try:
+            parts = unpack(saved)
+            if not isinstance(parts, list) or len(parts) != 4 or parts[0] != VERSION:
+                raise Malformed("another form")
+            check_bytes(parts[1], LIFE_BYTES, "life")
+            check_int(parts[2], 0, MAX_INT, "index")
+            self._holding = Holding.load(parts[3])
+            self._life, self.read = parts[1], parts[2]
+        except (Malformed, UnicodeError):
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self.read = 0
+        self._life = NEVER
+        self._holding.clear()
+        self._pieces.clear()
+        self._waiting.lost_from = None
+
+    def _is_ours(self, item: Candidate) -> bool:
+        split = entry.split(item.signed)
+        return verify_bytes(self._sign_key, entry.SIGN_DOMAIN, split.body, split.signature)
+
+    def _remember_refused(self, item: Candidate) -> None:
+        self._refused[item.digest] = None
+        while len(self._refused) > MAX_REFUSED:
+            self._refused.popitem(last=False)
+
+    def _skip(self, text: str) -> None:
+        self.skipped += 1
+        if not self._has_told:
+            self._has_told = True
+            self._news.append(text)
