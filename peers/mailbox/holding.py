@@ -48,6 +48,10 @@ class Holding:
         place = bisect_right(runs, [seq, MAX_SEQ, MAX_SEQ])
         return place > 0 and seq <= runs[place - 1][1]
 
+    def logs(self) -> list[bytes]:
+        """The logs of which something is there."""
+        return [writer for writer, runs in self._runs.items() if runs]
+
     def vector(self) -> Mapping[bytes, int]:
         """Of each log, up to which entry it is there without a gap from the first."""
         if self._vector is None:

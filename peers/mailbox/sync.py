@@ -14,7 +14,7 @@ Invariants:
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from crdtlog import entry
 from crdtlog.device import verify_bytes
@@ -193,6 +193,10 @@ class MailboxSync:
         self.read, self.is_at_end, self._has_progress = min(self.read, lost - 1), False, False
         self._waiting.lost_from = None
         return True
+
+    def logs(self) -> Iterable[bytes]:
+        """The logs of which the mailbox is known to hold something."""
+        return self._holding.logs()
 
     @property
     def waits(self) -> int:

@@ -23,6 +23,7 @@ from peers.node.discovery import address as format_address
 from peers.node.files import open_shared_file
 from peers.node.issuing import ApproveDevice, Issuing, ShowCode, Tell, tell_nobody
 from peers.node.link import LIMITS
+from peers.node.relays import parse_all
 from peers.node.sharing import Sharing, Surroundings
 from peers.node.transport import Caller, Listener, Wire, parse_address
 from peers.node.watching import Watcher
@@ -41,14 +42,18 @@ class Options:
     """How a node reaches others, and lets itself be reached.
 
     `listen` is `host:port` (None: every address, and the port used last); `accepts` False means not to listen at all.
-    `peers` are addresses to dial beside those that are remembered or found by mDNS. There is no relay yet.
+    `peers` are addresses to dial beside those that are remembered or found by mDNS. `relays` are used and remembered by
+    every file that is served; `insecure_relay` allows `ws://` to other machines. Without `uses_relays` not even those
+    that files remember are used.
     """
 
     listen: str | None = None
     peers: Sequence[str] = ()
     mdns: bool = True
     accepts: bool = True
-    relay: None = None
+    relays: Sequence[str] = ()
+    insecure_relay: bool = False
+    uses_relays: bool = True
 
 
 class Node:
@@ -57,6 +62,7 @@ class Node:
     def __init__(self, home: Home, options: Options, log: Callable[[str], None]) -> None:
         for address in options.peers:
             parse_address(address)
+        self._relays = parse_all(options.relays, insecure=options.insecure_relay)
         self.home = home
         self.options = options
         self.log = log
@@ -75,7 +81,12 @@ class Node:
         self._issuing = Issuing(identity.certificate)
         self._server_context = server_context([identity.certificate], identity)
         self._around = Surroundings(
-            self._caller, identity, known.place_of(self.home), lambda: self.port, self.options.mdns
+            self._caller,
+            identity,
+            known.place_of(self.home),
+            lambda: self.port,
+            self.options.mdns,
+            self.options.uses_relays,
         )
         if self.options.accepts:
             await self._listen()
@@ -120,7 +131,7 @@ class Node:
             file.on_lost = lambda reason: self._lost(sharing, reason)
             self._sharings[file.real_path] = sharing
             self._trust_members()
-            await sharing.start(self.options.peers)
+            await sharing.start(self.options.peers, self._relays)
             self._watcher.add(file.real_path, file.wake)
             await self._announce()
 

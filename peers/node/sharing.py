@@ -23,6 +23,9 @@ from peers.node.files import Facts, SharedFile
 from peers.node.link import LIMITS, Link
 from peers.node.pace import Pace, TooOften
 from peers.node.places import Places
+from peers.node.relay_address import RelayAddress
+from peers.node.relaying import RelayLink
+from peers.node.relays import FileRelays
 from peers.node.tally import Tally
 from peers.node.transport import PORT_HEADER, SYNC_PATH, Caller, Wire, parse_address
 from peers.node.wording import sentences, told
@@ -61,6 +64,7 @@ class Surroundings(NamedTuple):
     place: bytes
     port: Callable[[], int | None]
     uses_mdns: bool
+    uses_relays: bool
 
 
 class Sharing:
@@ -93,6 +97,7 @@ class Sharing:
         self._greeted: dict[Link, Callable[[bytes], None]] = {}
         self._is_settled = False
         self._must_look_at_keys = True
+        self.relays = FileRelays(file, self, is_used=around.uses_relays)
         self._rows = Tally(self.say)
         self._news = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -100,16 +105,21 @@ class Sharing:
         file.on_rows = lambda count: self._rows.count("", count, "changed here")
         file.on_problem = self.say
 
-    async def start(self, static: Iterable[str]) -> None:
-        """Begin to tend the file, and to dial: `static` addresses, and where devices were last reached."""
+    async def start(self, static: Iterable[str], relays: Iterable[RelayAddress] = ()) -> None:
+        """Begin to tend the file, and to dial: `static` addresses, and where devices were last reached.
+
+        `relays` are used beside those that the file remembers.
+        """
         self.file.start()
         self._static = frozenset(static)
         self._dialer.add(self._static, named=True)
         for device, addresses in (await self.file.run(Database.addresses)).items():
             self._dialer.add(addresses, device=device)
+        await self.relays.start(relays)
 
     async def close(self) -> None:
         """Say goodbye to the other devices, and close the file after a last drain."""
+        await self.relays.close()
         self._dialer.stop_dialling()
         for link in list(self._running):
             link.stop("The other device's crdtlog was stopped.")
@@ -169,6 +179,7 @@ class Sharing:
         if before.heads != after.heads:
             for link in list(self._running):
                 link.appended(after.heads)
+        self.relays.changed(before, after)
         self._tell()
 
     # --- dialling -------------------------------------------------------------------------------------------------
@@ -291,6 +302,10 @@ class Sharing:
             )
             return
         self._begun_anew[link.device] = time.monotonic()
+        await self.begin_anew()
+
+    async def begin_anew(self) -> None:
+        """Put our own log right: others may know other entries of it than the file holds (R11)."""
         try:
             await self.file.begin_anew()
         except CrdtlogError as error:
@@ -394,6 +409,20 @@ class Sharing:
         )
         self._tell()
 
+    # --- relays ---------------------------------------------------------------------------------------------------
+
+    def relay_received(self, link: RelayLink, rows: int) -> None:
+        """Rows came through a relay; see `relaying.Owner`."""
+        self._rows.count("received", rows, "through a relay")
+
+    def relay_changed(self, link: RelayLink) -> None:
+        """A relay was reached, or something was exchanged with it; see `relaying.Owner`."""
+        if link.is_exchanged and not self._is_settled:
+            self._start(self._settle())
+        self._tell()
+
+    # --- ends -----------------------------------------------------------------------------------------------------
+
     def _note_end(self, link: Link, ended: Close, was_current: bool) -> None:
         is_fault = ended.code in _FAULTS and not ended.by_peer
         text = told(ended.reason, ended.hint, by_peer=ended.by_peer)
@@ -455,32 +484,40 @@ class Sharing:
         connections = {
             device: status.Connection("direct", link.wire.address) for device, link in self.links.items()
         }
+        for member in self.file.facts.members:
+            if (relay := self.relays.meeting_at(member.device)) and member.device != self.file.device.id:
+                connections.setdefault(member.device, status.Connection("relay", relay.shown))
         problems = self.problems | {d: link.stalled for d, link in self.links.items() if link.stalled}
-        return await self.file.run(lambda engine: status.describe(engine, connections, problems))
+        found = await self.file.run(lambda engine: status.describe(engine, connections, problems))
+        return found | {"relays": self.relays.status()}
 
     async def sync(self, timeout_s: float | None) -> dict[str, Any]:
         """Reach every device that can be reached, and return when all of them hold the same as this one.
 
-        Each device's `state` is `equal`, `behind` (it was reached, but time ran out) or `unreachable`. Raises `NoPeer`
-        if there are other devices and none was reached.
+        Each device's `state` is `equal`, `behind` (it was reached, but time ran out), `relay` (it was not reached, and
+        everything was exchanged with a relay) or `unreachable`. Raises `NoPeer` if there are other devices and neither
+        one of them nor a relay was reached.
         """
         await self.file.drain()
         try:
             async with asyncio.timeout(timeout_s):
+                self.relays.poke()
                 await self._reach_all()
-                await self.wait_for(self._all_equal)
+                await self.wait_for(lambda: self._all_equal() and self.relays.is_settled)
         except TimeoutError:
             pass
         devices = [
             self._sync_state(m.device) for m in self.file.facts.members if m.device != self.file.device.id
         ]
-        if devices and all(device["state"] == "unreachable" for device in devices):
+        relays = self.relays.sync_states()
+        if devices and all(found["state"] == "unreachable" for found in (*devices, *relays)):
             raise NoPeer(
                 f"no other device of {self.file.path.name} could be reached: "
                 + "; ".join(f"{device['name']}: {device['why']}" for device in devices),
                 "Start `crdtlog up` there, or name an address with --peer HOST:PORT.",
             )
-        return {"complete": all(device["state"] == "equal" for device in devices), "devices": devices}
+        is_complete = all(device["state"] in ("equal", "relay") for device in devices)
+        return {"complete": is_complete, "devices": devices, "relays": relays}
 
     async def _reach_all(self) -> None:
         await self._dialer.try_all()
@@ -496,7 +533,8 @@ class Sharing:
 
     def _all_equal(self) -> bool:
         return all(link.is_equal or link.stalled for link in self.links.values()) and (
-            self._is_settled or not any(link.is_equal for link in self.links.values())
+            self._is_settled
+            or not (self.relays.is_exchanged or any(link.is_equal for link in self.links.values()))
         )
 
     def _sync_state(self, device: bytes) -> dict[str, Any]:
@@ -506,6 +544,8 @@ class Sharing:
             return {**named, "state": "equal", "why": None}
         if link is not None:
             return {**named, "state": "behind", "why": link.stalled or "not done in the time given"}
+        if self.relays.is_exchanged:
+            return {**named, "state": "relay", "why": None}
         error = self._dialer.why_unreachable(device)
         why = self.problems.get(device) or (str(error) if error else "no address of it is known")
         return {**named, "state": "unreachable", "why": why}

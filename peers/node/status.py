@@ -10,7 +10,7 @@ from crdtlog.database import Database
 
 
 class Connection(NamedTuple):
-    """How a device is connected: `path` is `direct`, `address` its `host:port`."""
+    """How entries come from a device: `path` is `direct`, `address` its `host:port`; or `relay` and the relay's URL."""
 
     path: str
     address: str
@@ -27,23 +27,26 @@ def describe(
     """
     connections, problems = connections or {}, problems or {}
     heads = engine.heads()
-    held = engine.held()
+    held, seen = engine.held(), engine.relays.seen()
     tables = engine.tables()
-    _, seen = engine.query("SELECT id, last_seen FROM crdtlog_devices")
-    last_seen = {bytes.fromhex(device): at for device, at in seen}
+    _, times = engine.query("SELECT id, last_seen FROM crdtlog_devices")
+    last_seen = {bytes.fromhex(device): at for device, at in times}
     devices = []
     for member in engine.members():
         is_self = member.device == engine.device.id
         connection = connections.get(member.device)
-        theirs = held.get(member.device, {})
-        lag = sum(max(0, head.seq - theirs.get(writer, 0)) for writer, head in heads.items())
+        # What it acknowledged, and what it had when it wrote what is held of it: through a relay none acknowledges.
+        theirs = [held.get(member.device, {}), seen.get(member.device, {})]
+        lag = sum(
+            max(0, head.seq - max(known.get(writer, 0) for known in theirs)) for writer, head in heads.items()
+        )
         devices.append(
             {
                 "id": member.device.hex(),
                 "name": member.name,
                 "role": member.role,
                 "self": is_self,
-                "connected": connection is not None,
+                "connected": connection is not None and connection.path == "direct",
                 "path": connection.path if connection else None,
                 "address": connection.address if connection else None,
                 "lag": 0 if is_self else lag,
@@ -59,4 +62,9 @@ def describe(
         "pending": sum(table.pending for table in tables),
         "tables": [table._asdict() for table in tables],
         "devices": devices,
+        "relays": [{"url": _shown(url), "connected": False, "problem": None} for url in engine.relays.urls()],
     }
+
+
+def _shown(url: str) -> str:
+    return url.partition("#")[0]

@@ -8,7 +8,7 @@ mailbox, and taking it acknowledges what was taken before.
 import asyncio
 import contextlib
 import ipaddress
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -254,7 +254,7 @@ class Client:
         """Blobs of an open mailbox behind an index."""
         return await self._ask(Read(self._take_id(), mailbox, after, max_bytes), Blobs)
 
-    async def subscribe(self, mailbox: bytes, after: int) -> AsyncIterator[Blobs]:
+    async def subscribe(self, mailbox: bytes, after: int) -> AsyncGenerator[Blobs, None]:
         """All blobs of an open mailbox behind an index, and those to come.
 
         The first page comes at once, be it empty. Asking for the next page acknowledges the one before.

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,10 +96,16 @@ class Machine:
 
     @contextlib.asynccontextmanager
     async def node(
-        self, *peers: str, listen: str | None = "127.0.0.1:0", accepts: bool = True, mdns: bool = False
+        self,
+        *peers: str,
+        listen: str | None = "127.0.0.1:0",
+        accepts: bool = True,
+        mdns: bool = False,
+        relays: Sequence[str] = (),
     ) -> AsyncIterator[Node]:
         """A running node that serves the file."""
-        node = Node(self.home, Options(listen=listen, peers=peers, mdns=mdns, accepts=accepts), self.log)
+        options = Options(listen=listen, peers=peers, mdns=mdns, accepts=accepts, relays=relays)
+        node = Node(self.home, options, self.log)
         try:
             await node.start()
             await node.add_file(self.path)

@@ -141,13 +141,14 @@ async def relay(
     *,
     store: Store | None = None,
     clock: Callable[[], float] | None = None,
+    port: int = 0,
 ) -> AsyncIterator[Relay]:
     """A relay on loopback, without TLS."""
     used = store or SqliteStore(directory / "relay.db", (settings or Settings()).quota)
     server = Server(used, settings or Settings(), clock=clock)
     await server.start()
     try:
-        listener = server.listen("127.0.0.1", 0, None)
+        listener = server.listen("127.0.0.1", port, None)
         yield Relay(server, used, listener.address[1])
     finally:
         await server.stop()

@@ -1,0 +1,488 @@
+"""One file and one relay: keeps a connection, reads the file's mailboxes, and uploads what they lack.
+
+Performs what `peers.mailbox` decides, with the relay's client and the file. Must not know other relays, links to
+devices or people. The one idea: everything that goes wrong ends the connection or pauses uploading, is told once, and
+is tried again later; what was done until then is not done twice.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol
+
+from crdtlog.database import Database
+from crdtlog.errors import (
+    CrdtlogError,
+    EntryRefused,
+    Malformed,
+    NoPeer,
+    PeerRefused,
+    TablePaused,
+    Temporary,
+    TooLarge,
+)
+from crdtlog.log import Batch
+from crdtlog.versions import device_of
+from peers.mailbox.candidates import Candidate
+from peers.mailbox.keys import Mailbox, epoch_mailbox
+from peers.mailbox.sync import BATCH_BYTES, MailboxSync
+from peers.mailbox.uploads import Due, Upload
+from peers.node.files import Facts, SharedFile
+from peers.node.relay_address import RelayAddress
+from peers.node.wording import sentences
+from peers.relay.client import Client
+from peers.relay.refusals import Refused
+
+logger = logging.getLogger(__name__)
+
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 60.0
+PERMANENT_PAUSE_S = 600.0
+"""What a relay refuses for good is asked again this late: somebody may have changed it."""
+FIRST_QUIET_S = 5.0
+RETRY_S = 1.0
+SAVE_S = 1.0
+"""How far a mailbox was read is written down this often at most."""
+APPENDS = 16
+"""So many appends are under way at once."""
+
+
+class Owner(Protocol):
+    """Whoever a relay link belongs to."""
+
+    def say(self, text: str) -> None:
+        """One line for a person."""
+
+    def relay_received(self, link: "RelayLink", rows: int) -> None:
+        """Rows came through the relay."""
+
+    def relay_changed(self, link: "RelayLink") -> None:
+        """It is connected or is not any more, or it has read or uploaded something."""
+
+    async def begin_anew(self) -> None:
+        """The log of this device has to begin anew: others may know other entries of it (R11)."""
+
+
+class _Box:
+    """One mailbox of the file at this relay."""
+
+    def __init__(self, mailbox: Mailbox, sync: MailboxSync, saved: bytes | None) -> None:
+        self.mailbox = mailbox
+        self.sync = sync
+        self.saved = saved
+        self.woken = asyncio.Event()
+        self.settling = asyncio.Lock()
+        self.quiet_until = 0.0
+        self.quiet_s = FIRST_QUIET_S
+        self.save_at = 0.0
+        self.must_reach: int | None = None
+        """The mailbox's last index when somebody asked for all that is there; None: it was not looked for yet."""
+
+
+class RelayLink:
+    """A file at one relay, from `start` to `close`."""
+
+    def __init__(self, file: SharedFile, address: RelayAddress, owner: Owner) -> None:
+        self.address = address
+        self.is_connected = False
+        self.is_tried = False
+        """Whether it was connected, or could not be, since it was last poked."""
+        self.problem: str | None = None
+        """Why nothing is read or uploaded for now."""
+        self._file = file
+        self._owner = owner
+        self._boxes: dict[bytes, _Box] = {}
+        self._poked = asyncio.Event()
+        self._epochs_changed = asyncio.Event()
+        self._is_admitted = False
+        self._is_hurried = False
+        self._told: str | None = None
+        self._stalled: str | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._task = asyncio.create_task(self._run(), name=f"relay {self.address.url.host}")
+
+    async def close(self) -> None:
+        """Disconnect, and write down how far the mailboxes were read."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for box in self._boxes.values():
+            try:
+                await self._save(box)
+            except CrdtlogError as error:
+                logger.warning("%s: %s", self._file.path.name, error)
+
+    def changed(self, before: Facts, after: Facts) -> None:
+        """The file's log grew, or its members or epochs changed."""
+        if tuple(before.epochs) != tuple(after.epochs):
+            self._epochs_changed.set()
+        self._wake()
+
+    def poke(self) -> None:
+        """Somebody waits: connect at once if it is not connected, and upload what others wrote at once, too."""
+        self.is_tried = self.is_connected
+        self._is_hurried = True
+        self._poked.set()
+        for box in self._boxes.values():
+            box.sync.uploads.is_hurried = True
+            box.must_reach = None
+        self._wake()
+
+    @property
+    def is_exchanged(self) -> bool:
+        """Whether everything there was read and dealt with, and everything here is there."""
+        current = self._current()
+        return (
+            self.is_connected
+            and self._is_admitted
+            and current is not None
+            and all(self._is_read(box) for box in self._boxes.values())
+            and not current.sync.uploads.lacks_any(self._file.facts.heads)
+        )
+
+    def _is_read(self, box: _Box) -> bool:
+        if self._is_hurried and (box.must_reach is None or box.sync.read < box.must_reach):
+            return False
+        return box.sync.is_done and not box.settling.locked()
+
+    @property
+    def waits(self) -> int:
+        """How many entries that were read wait for others that are not here."""
+        return sum(box.sync.waits for box in self._boxes.values())
+
+    def devices(self) -> set[bytes]:
+        """The devices whose entries are known to be there."""
+        return {device_of(writer) for box in self._boxes.values() for writer in box.sync.logs()}
+
+    # --- the connection -------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            self._poked.clear()
+            began = asyncio.get_running_loop().time()
+            pause: float | None = None
+            try:
+                client = await Client.connect(self.address.url, self.address.token)
+                try:
+                    await self._serve(client)
+                finally:
+                    self.is_connected = False
+                    await client.close()
+            except CrdtlogError as error:
+                pause = self._pause_after(error)
+                self._tell(error)
+            except Exception as error:
+                logger.exception("the relay %s met a fault of ours", self.address.shown)
+                self.problem = f"an internal fault: {error!r}"
+            self.is_tried = True
+            self._owner.relay_changed(self)
+            is_healthy = asyncio.get_running_loop().time() - began > LONGEST_PAUSE_S
+            failures = 0 if is_healthy else failures + 1
+            backoff = min(FIRST_PAUSE_S * 2 ** min(failures, 10), LONGEST_PAUSE_S) * (
+                0.5 + random.random() / 2
+            )
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(pause or 0.0, backoff)):
+                    await self._poked.wait()
+
+    def _pause_after(self, error: CrdtlogError) -> float:
+        match error:
+            case Refused(temporary=True):
+                return float(min(error.retry_after_s or 0, PERMANENT_PAUSE_S))
+            case Refused() | PeerRefused() | Malformed():
+                return PERMANENT_PAUSE_S
+        return 0.0
+
+    def _tell(self, error: CrdtlogError) -> None:
+        """Say once why it does not work."""
+        self.problem = sentences(error, error.hint)
+        if self._told != str(error):
+            self._told = str(error)
+            is_temporary = isinstance(error, Temporary)
+            text = f"{str(error).rstrip('.')}; trying again" if is_temporary else self.problem
+            is_named = self.address.url.host in text
+            self._owner.say(text if is_named else f"relay {self.address.shown}: {text}")
+
+    async def _serve(self, client: Client) -> None:
+        """Tend all mailboxes until the connection ends, which raises."""
+        tasks: dict[bytes, asyncio.Task[None]] = {}
+        try:
+            while True:
+                self._epochs_changed.clear()
+                for epoch, secret in list(self._file.facts.epochs.items())[: client.limits.mailboxes]:
+                    if epoch not in tasks:
+                        box = self._boxes.get(epoch) or await self._new_box(epoch, secret)
+                        self._boxes[epoch] = box
+                        tasks[epoch] = asyncio.create_task(self._attend(client, box))
+                news = asyncio.create_task(self._epochs_changed.wait())
+                try:
+                    done, _ = await asyncio.wait((news, *tasks.values()), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    news.cancel()
+                for task in done - {news}:
+                    task.result()
+        finally:
+            await _ended(tasks.values())
+
+    async def _new_box(self, epoch: bytes, secret: bytes) -> _Box:
+        mailbox = epoch_mailbox(self._file.database, epoch, secret)
+        saved = await self._file.run(lambda engine: engine.relays.mailbox(self.address.text, mailbox.id))
+        sync = MailboxSync(
+            mailbox,
+            database=self._file.database,
+            sign_key=self._file.device.public.sign_key,
+            random=os.urandom,
+            saved=saved,
+        )
+        sync.uploads.is_hurried = self._is_hurried
+        return _Box(mailbox, sync, saved)
+
+    async def _attend(self, client: Client, box: _Box) -> None:
+        await _together(self._follow(client, box), self._tend(client, box))
+
+    def _current(self) -> _Box | None:
+        """The mailbox of the epoch that is written under."""
+        return self._boxes.get(next(iter(self._file.facts.epochs)))
+
+    def _wake(self) -> None:
+        for box in self._boxes.values():
+            box.woken.set()
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    async def _follow(self, client: Client, box: _Box) -> None:
+        opened = await client.open(box.mailbox.key)
+        if box.sync.opened(opened.life, opened.first, opened.last):
+            self._owner.say(f"relay {self.address.shown} has lost what it kept; it gets it again")
+        if not self.is_connected:
+            self.is_connected, self.is_tried, self.problem = True, True, None
+            self._told = None
+            self._owner.say(f"relay {self.address.shown} connected")
+            self._owner.relay_changed(self)
+        while True:
+            async with contextlib.aclosing(client.subscribe(box.mailbox.id, box.sync.read)) as pages:
+                async for page in pages:
+                    box.sync.receive(page.first, page.blobs, page.end, self._file.facts.heads)
+                    async with box.settling:
+                        await self._settle(box)
+                    box.woken.set()
+                    if box.sync.reread():
+                        break
+
+    async def _settle(self, box: _Box) -> None:
+        """Deal with all entries that were read, as far as they can be."""
+        while True:
+            facts = self._file.facts
+            if dots := box.sync.unchecked(facts.heads):
+                digests = await self._file.run(_digests(dots))
+                box.sync.checked(digests, facts.writer)
+            batch = box.sync.ready(facts.heads, {member.device for member in facts.members}, facts.writer)
+            if box.sync.is_restored:
+                await self._owner.begin_anew()
+                box.sync.forget_restored()
+            elif batch:
+                await self._apply(box, batch)
+            elif not box.sync.unchecked(self._file.facts.heads):
+                break
+        if text := box.sync.news():
+            self._owner.say(f"relay {self.address.shown}: {text}")
+        if not self._is_admitted and box.sync.is_at_end:
+            self._is_admitted = await self._file.run(lambda engine: engine.relays.is_admitted())
+
+    async def _apply(self, box: _Box, batch: Sequence[Candidate]) -> None:
+        rest = [item.signed for item in batch]
+        while rest:
+            try:
+                await self._file.apply(rest, lambda rows: self._owner.relay_received(self, rows))
+            except TablePaused as error:
+                self._stall(error)
+                await self._file.schema_may_have_changed()
+            except Temporary as error:
+                self._stall(error)
+                await asyncio.sleep(RETRY_S)
+            except (EntryRefused, Malformed, TooLarge) as error:
+                done = len(batch) - len(rest)
+                box.sync.applied(batch[:done])
+                box.sync.refused(batch[done], error)
+                return
+        self._stall(None)
+        box.sync.applied(batch)
+
+    def _stall(self, error: CrdtlogError | None) -> None:
+        """Nothing is taken for now while there is an error; it is told once."""
+        reason = sentences(error, error.hint) if error is not None else None
+        if reason != self._stalled:
+            self._stalled = self.problem = reason
+            self._owner.say(
+                f"nothing is taken from relay {self.address.shown} for now: {reason}"
+                if reason
+                else f"taking from relay {self.address.shown} again"
+            )
+            self._owner.relay_changed(self)
+
+    # --- uploading ------------------------------------------------------------------------------------------------
+
+    async def _tend(self, client: Client, box: _Box) -> None:
+        """Upload and write down whatever there is to, whenever something has changed."""
+        while True:
+            if not box.settling.locked():
+                async with box.settling:
+                    await self._settle(box)
+            if self._is_hurried and box.must_reach is None and box.sync.is_at_end:
+                # What others appended a moment ago may not have been pushed yet.
+                box.must_reach = (await client.open(box.mailbox.key)).last
+            if box is self._current():
+                await self._upload_or_pause(client, box)
+            await self._save_soon(box)
+            if self.is_exchanged:
+                self._is_hurried = False
+                for each in self._boxes.values():
+                    each.sync.uploads.is_hurried = False
+            self._owner.relay_changed(self)
+            await self._wait(box)
+
+    async def _wait(self, box: _Box) -> None:
+        now = asyncio.get_running_loop().time()
+        times = [box.sync.uploads.wake_at, box.save_at or None]
+        wake_at = min((max(at, box.quiet_until) for at in times if at is not None), default=None)
+        if box.quiet_until > now:
+            wake_at = min(wake_at or box.quiet_until, box.quiet_until)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None if wake_at is None else max(wake_at - now, 0.01)):
+                await box.woken.wait()
+        box.woken.clear()
+
+    async def _upload_or_pause(self, client: Client, box: _Box) -> None:
+        now = asyncio.get_running_loop().time()
+        if now < box.quiet_until or not box.sync.is_at_end:
+            return
+        try:
+            await self._upload(client, box)
+        except (NoPeer, Malformed):
+            raise
+        except CrdtlogError as error:
+            wait = PERMANENT_PAUSE_S
+            if isinstance(error, Temporary):
+                wait = max(box.quiet_s, getattr(error, "retry_after_s", None) or 0.0)
+                box.quiet_s = min(2 * box.quiet_s, PERMANENT_PAUSE_S)
+            box.quiet_until = now + min(wait, PERMANENT_PAUSE_S)
+            text = sentences(error, error.hint)
+            if self.problem != text:
+                self.problem = text
+                self._owner.say(f"nothing is uploaded to relay {self.address.shown} for now: {text}")
+        else:
+            if box.quiet_until and self.problem is not None and self._stalled is None:
+                self.problem = None
+                self._owner.say(f"uploading to relay {self.address.shown} again")
+            box.quiet_until, box.quiet_s = 0.0, FIRST_QUIET_S
+
+    async def _upload(self, client: Client, box: _Box) -> None:
+        now = asyncio.get_running_loop().time()
+        uploads = box.sync.uploads
+        while (due := uploads.due(self._file.facts.heads, self._file.facts.writer, now)) is not None:
+            heads, own = self._file.facts.heads, self._file.facts.writer
+            lacking = uploads.lacking(due, heads, own)
+            position, is_end = 0, False
+            while not is_end:
+                batch = await self._file.run(_reading(position, lacking))
+                if batch is None:
+                    await self._owner.begin_anew()
+                    return
+                await self._append(client, box, uploads.plan(batch.entries, due, client.limits.largest_blob))
+                position, is_end = batch.position, batch.end
+            uploads.done(due, heads, own)
+            if due is Due.ALL:
+                await self._save_soon(box)
+
+    async def _append(self, client: Client, box: _Box, uploads: Sequence[Upload]) -> None:
+        """Append blobs, some at once and in order; each upload is noted once all of it is durable there."""
+        room = asyncio.Semaphore(max(1, min(APPENDS, client.limits.requests)))
+        under_way: deque[tuple[Upload, list[asyncio.Task[int]]]] = deque()
+
+        async def append(blob: bytes) -> int:
+            try:
+                return await client.append(box.mailbox.id, blob)
+            finally:
+                room.release()
+
+        async def note_first() -> None:
+            upload, tasks = under_way[0]
+            indexes = [await task for task in tasks]
+            under_way.popleft()
+            box.sync.uploads.appended(upload, min(indexes))
+            if box.sync.needs_life:
+                box.sync.began((await client.open(box.mailbox.key)).life)
+
+        try:
+            for upload in uploads:
+                under_way.append((upload, []))
+                for blob in upload.blobs:
+                    await room.acquire()
+                    under_way[-1][1].append(asyncio.create_task(append(blob)))
+                while under_way and all(task.done() for task in under_way[0][1]):
+                    await note_first()
+            while under_way:
+                await note_first()
+        finally:
+            await _ended([task for _, tasks in under_way for task in tasks])
+
+    # --- what is kept ---------------------------------------------------------------------------------------------
+
+    async def _save_soon(self, box: _Box) -> None:
+        """Write down how far the mailbox was read, unless that was done a moment ago: then later."""
+        now = asyncio.get_running_loop().time()
+        if box.sync.dump() == box.saved:
+            box.save_at = 0.0
+        elif box.save_at == 0.0:
+            box.save_at = now + SAVE_S
+        elif now >= box.save_at:
+            box.save_at = 0.0
+            await self._save(box)
+
+    async def _save(self, box: _Box) -> None:
+        dumped = box.sync.dump()
+        if dumped != box.saved:
+            await self._file.hold(
+                lambda engine: engine.relays.save(self.address.text, box.mailbox.id, dumped)
+            )
+            box.saved = dumped
+
+
+def _digests(
+    dots: Sequence[tuple[bytes, int]],
+) -> Callable[[Database], dict[tuple[bytes, int], bytes | None]]:
+    return lambda engine: {dot: engine.relays.digest_of(*dot) for dot in dots}
+
+
+def _reading(position: int, lacking: dict[bytes, int]) -> Callable[[Database], Batch | None]:
+    def read(engine: Database) -> Batch | None:
+        batch = engine.entries_after(position, lacking, BATCH_BYTES)
+        return batch if engine.confirm() else None  # what is uploaded must be marked before (R11)
+
+    return read
+
+
+async def _together(*works: Coroutine[Any, Any, None]) -> None:
+    """Run several until one of them ends or raises, and end the others."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        await _ended(tasks)
+
+
+async def _ended(tasks: "Sequence[asyncio.Task[Any]] | Any") -> None:
+    tasks = list(tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

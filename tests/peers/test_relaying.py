@@ -1,0 +1,203 @@
+"""Devices that meet at a relay: real nodes, a real relay, and no way to reach one another directly."""
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from peers.mailbox import uploads
+from peers.node import relaying
+from peers.node.node import Node
+from peers.node.relay_address import RelayAddress
+from tests.peers.nodes import Machine, linked, run, until
+from tests.peers.relay_world import Relay, relay
+
+
+@pytest.fixture(autouse=True)
+def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting for others to upload, and to try again, is not what is tested."""
+    monkeypatch.setattr(uploads, "GRACE_S", 0.2)
+    monkeypatch.setattr(uploads, "GRACE_JITTER_S", 0.2)
+    monkeypatch.setattr(relaying, "FIRST_PAUSE_S", 0.1)
+    monkeypatch.setattr(relaying, "LONGEST_PAUSE_S", 0.4)
+
+
+@contextlib.asynccontextmanager
+async def apart(machine: Machine, *relays: Relay) -> AsyncIterator[Node]:
+    """A node that nobody can reach, and that knows these relays."""
+    urls = [f"ws://127.0.0.1:{relay.port}" for relay in relays]
+    async with machine.node(accepts=False, relays=urls) as node:
+        yield node
+
+
+async def exchanged(node: Node, machine: Machine) -> None:
+    """Wait until everything was exchanged with all relays."""
+    relays = node.sharing(machine.path).relays
+    await node.sharing(machine.path).file.drain()
+    await until(lambda: relays.is_exchanged and relays.is_settled)
+
+
+async def pair_directly(laptop: Machine, phone: Machine) -> None:
+    async with linked(laptop, phone):
+        pass
+
+
+def test_two_devices_that_are_never_online_at_the_same_time_converge(
+    laptop: Machine, phone: Machine, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        await pair_directly(laptop, phone)
+        async with relay(tmp_path) as at:
+            for machine, note in [(laptop, "a"), (phone, "b"), (laptop, "c"), (phone, "d"), (laptop, "e")]:
+                machine.write(note, f"by {machine.name}")
+                async with apart(machine, at) as node:
+                    await exchanged(node, machine)
+            async with apart(phone, at) as node:
+                await exchanged(node, phone)
+
+    run(scenario())
+    assert laptop.notes() == phone.notes()
+    assert sorted(laptop.notes()) == ["a", "b", "c", "d", "e"]
+    assert laptop.verified() == phone.verified()
+
+
+def test_while_both_are_there_a_row_is_pushed_at_once(
+    laptop: Machine, phone: Machine, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        await pair_directly(laptop, phone)
+        async with relay(tmp_path) as at, apart(laptop, at), apart(phone, at):
+            laptop.write("a")
+            await until(lambda: phone.notes() == {"a": ""})
+            phone.write("b")
+            await until(lambda: len(laptop.notes()) == 2)
+
+    run(scenario())
+    assert phone.said("received", "through a relay")
+
+
+def test_the_relay_is_remembered_and_reading_goes_on_where_it_stopped(
+    laptop: Machine, phone: Machine, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        await pair_directly(laptop, phone)
+        async with relay(tmp_path) as at:
+            async with apart(laptop, at) as node:
+                await exchanged(node, laptop)
+            laptop.write("a")
+            async with laptop.node(accepts=False) as node:
+                await exchanged(node, laptop)
+                appended = await at.metric("appends_total")
+            async with laptop.node(accepts=False) as node:
+                await exchanged(node, laptop)
+                assert await at.metric("appends_total") == appended
+            async with apart(phone, at) as node:
+                await exchanged(node, phone)
+
+    run(scenario())
+    assert phone.notes() == {"a": ""}
+
+
+def test_when_the_relay_is_down_devices_go_on_directly_and_catch_up_later(
+    laptop: Machine, phone: Machine, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        async with relay(tmp_path) as at:
+            port = at.port
+        async with linked(laptop, phone) as node:
+            await node.sharing(laptop.path).relays.add(RelayAddress.parse(f"ws://127.0.0.1:{port}"))
+            await until(lambda: laptop.said("cannot be reached", "trying again"))
+            async with phone.node(node.address or ""):
+                laptop.write("direct")
+                await until(lambda: phone.notes() == {"direct": ""})
+            async with relay(tmp_path, port=port) as at:
+                await exchanged(node, laptop)
+                assert laptop.said("relay", "connected")
+                assert await at.metric("appends_total") > 0
+        assert len([line for line in laptop.lines if "cannot be reached" in line]) == 1
+
+    run(scenario())
+
+
+def test_a_relay_that_lost_everything_gets_it_again(laptop: Machine, phone: Machine, tmp_path: Path) -> None:
+    laptop.write("a")
+
+    async def scenario() -> None:
+        await pair_directly(laptop, phone)
+        async with relay(tmp_path) as at, apart(laptop, at) as node:
+            await exchanged(node, laptop)
+        for file in tmp_path.glob("relay.db*"):
+            file.unlink()
+        laptop.write("b")
+        async with relay(tmp_path, port=at.port) as again:
+            async with laptop.node(accepts=False) as node:
+                await exchanged(node, laptop)
+            async with apart(phone, again) as node:
+                await exchanged(node, phone)
+
+    run(scenario())
+    assert laptop.said("has lost what it kept")
+    assert phone.notes() == {"a": "", "b": ""}
+
+
+def test_a_second_relay_gets_everything(laptop: Machine, phone: Machine, tmp_path: Path) -> None:
+    laptop.write("a")
+
+    async def scenario() -> None:
+        await pair_directly(laptop, phone)
+        phone.write("only near")
+        async with laptop.node() as node, phone.node(node.address or ""):
+            await until(lambda: len(laptop.notes()) == 2)
+        one, two = tmp_path / "one", tmp_path / "two"
+        one.mkdir()
+        two.mkdir()
+        async with relay(one) as first, relay(two) as second:
+            async with apart(laptop, first) as node:
+                await exchanged(node, laptop)
+            async with apart(laptop, second) as node:
+                await exchanged(node, laptop)
+                assert await first.metric("bytes") == await second.metric("bytes") > 0
+
+    run(scenario())
+
+
+def test_large_values_travel_in_pieces(laptop: Machine, phone: Machine, tmp_path: Path) -> None:
+    large = os.urandom(3 << 20).hex()
+
+    async def scenario() -> None:
+        await pair_directly(laptop, phone)
+        laptop.write("large", large)
+        async with relay(tmp_path) as at, apart(laptop, at), apart(phone, at):
+            await until(lambda: phone.notes().get("large") == large, 60)
+
+    run(scenario())
+
+
+def test_nothing_of_names_ids_and_values_can_be_recognised_at_the_relay(
+    laptop: Machine, phone: Machine, tmp_path: Path
+) -> None:
+    folder = tmp_path / "relay"
+    folder.mkdir()
+
+    async def scenario() -> None:
+        await pair_directly(laptop, phone)
+        laptop.write("key-of-a-row", "a value that nobody else should read " * 3)
+        phone.write("key-of-phone", "another")
+        async with relay(folder) as at, apart(laptop, at), apart(phone, at):
+            await until(lambda: len(laptop.notes()) == len(phone.notes()) == 2)
+
+    run(scenario())
+    stored = b"".join(path.read_bytes() for path in folder.iterdir())
+    ids = [laptop.id, phone.id, laptop.id.hex().encode(), phone.id.hex().encode()]
+    with contextlib.closing(sqlite3.connect(laptop.path)) as connection:
+        ids += [
+            row[0] for row in connection.execute("SELECT value FROM crdtlog__meta WHERE name = 'database'")
+        ]
+        ids += [row[0] for row in connection.execute("SELECT writer FROM crdtlog__writer")]
+        ids += [row[0] for row in connection.execute("SELECT sign_key FROM crdtlog__device")]
+    assert len(stored) > 1000
+    for secret in (*ids, b"laptop", b"phone", b"notes", b"key-of", b"nobody else", b"crdtlog__"):
+        assert secret not in stored
