@@ -17,6 +17,8 @@ from crdtlog.database import Database
 from crdtlog.errors import CrdtlogError, EntryRefused, PairingFailed
 from crdtlog.membership import Newcomer
 from peers.identity import readable
+from peers.node import welcoming
+from peers.node.meeting import MeetingWire
 from peers.node.sharing import Sharing
 from peers.node.transport import Wire
 from peers.node.wording import sentences
@@ -104,10 +106,13 @@ class Issuing:
             expired = f"The code has expired. {opened.why_not or ''}".strip()
             raise PairingFailed(expired, NEW_CODE)
 
-    async def serve(self, nameplate: int, wire: Wire) -> None:
+    async def serve(self, nameplate: int, wire: Wire | MeetingWire) -> None:
         """Talk to a device that tries the code of that number."""
-        opened = self._open[nameplate]
-        error = await _Conversation(opened, wire, self._certificate).run()
+        opened = self._open.get(nameplate)
+        if opened is None:
+            return
+        certificate = None if isinstance(wire, MeetingWire) else self._certificate
+        error = await _Conversation(opened, wire, certificate).run()
         if opened.result.done():
             return
         if error is not None and not opened.offer.is_open(time.time()):
@@ -119,7 +124,7 @@ class Issuing:
 class _Conversation:
     """One connection of a joiner: performs the effects of an `Issuer`."""
 
-    def __init__(self, opened: OpenCode, wire: Wire, certificate: bytes) -> None:
+    def __init__(self, opened: OpenCode, wire: Wire | MeetingWire, certificate: bytes | None) -> None:
         self._opened = opened
         self._wire = wire
         file = opened.sharing.file
@@ -190,7 +195,8 @@ class _Conversation:
         newcomer = Newcomer(asked.name, asked.role, asked.sign_key, asked.receive_key, asked.certificate)
         try:
             welcome = await file.hold(lambda engine: _added(engine, newcomer))
-            return self._machine.approve(welcome, time.time())
+            relays = [address.text for address in self._opened.sharing.relays.addresses]
+            return self._machine.approve(welcoming.packed(welcome, relays), time.time())
         except CrdtlogError as error:
             effects = self._machine.decline(str(error), time.time())
             self._error = error

@@ -28,9 +28,12 @@ from crdtlog.errors import (
 )
 from peers import identity
 from peers.control import Client
-from peers.node import known
+from peers.node import known, welcoming
 from peers.node.discovery import Discovery, PairingSighting
+from peers.node.meeting import MeetingWire, find
 from peers.node.node import Options
+from peers.node.relay_address import RelayAddress
+from peers.node.relays import parse_all, usable
 from peers.node.standalone import node_for
 from peers.node.transport import PAIR_PATH, Caller, NoSuchCode, Wire, parse_address
 from peers.node.wording import sentences
@@ -44,6 +47,8 @@ SEARCH_SECONDS = 20.0
 OTHERS_SECONDS = 2.0
 """After a failure, another device with a code of the same number gets this long to be found."""
 STAYS_OPEN = "The code stays open for this device until it expires."
+RELAY_SECONDS = 300.0
+"""So long what the issuer uploads to a relay is waited for."""
 CATCH_UP_ATTEMPTS = 3
 CATCH_UP_PAUSE_SECONDS = 1.0
 
@@ -64,6 +69,7 @@ def open_shared(
     peers: Sequence[str] = (),
     mdns: bool = True,
     recovery: bytes | None = None,
+    relays: Sequence[str] = (),
 ) -> crdtlog.Database:
     """Open a shared database, after joining it with `code` if the file is not part of one yet.
 
@@ -75,7 +81,7 @@ def open_shared(
         from concurrent.futures import ThreadPoolExecutor
 
         with ThreadPoolExecutor(1) as own_loop:
-            joining = join(code, path, home=home, name=name, peers=peers, mdns=mdns)
+            joining = join(code, path, home=home, name=name, peers=peers, mdns=mdns, relays=relays)
             own_loop.submit(asyncio.run, joining).result()
     return crdtlog.open(path, home=home, name=name, recovery=recovery)
 
@@ -89,12 +95,16 @@ async def join(
     peers: Sequence[str] = (),
     mdns: bool = True,
     progress: Progress = _silent,
+    relays: Sequence[str] = (),
+    insecure_relay: bool = False,
 ) -> dict[str, Any]:
     """Join the database that a code was issued for, as a file that is missing, empty, or has tables of its own.
 
-    `peers` are addresses to try beside those that mDNS finds. Returns `{"v": 1, "joined": {...}}` with `path`,
-    `database`, `device`, `name`, `role`, `issuer` (id and name), `complete` and `why`: whether all rows are here
-    already, and if not, why not.
+    `peers` are addresses to try beside those that mDNS finds. `relays` are URLs of relays where the issuer may wait;
+    they are used from then on, like those that the issuer tells of. `insecure_relay` allows `ws://` to other machines.
+
+    Returns `{"v": 1, "joined": {...}}` with `path`, `database`, `device`, `name`, `role`, `issuer` (id and name),
+    `complete` and `why`: whether all rows are here already, and if not, why not.
 
     Raises `Usage` (no code, bad address), `NoPeer` (nobody answers), `PairingFailed` (also if whoever answers does not
     have that code open), `WrongDevice` (the file belongs to a database already), `SchemaRefused` (a table here does
@@ -103,15 +113,16 @@ async def join(
     parsed = parse_code(code)
     for address in peers:
         parse_address(address)
+    meeting_at = parse_all(relays, insecure=insecure_relay)
     where, absolute = Home.of(home), Path(path).absolute()
     _check_place(absolute)
     device = await asyncio.to_thread(devices.load_device, where.prepare(), name=name)
-    joining = _Joining(parsed, device, absolute, where, name, progress)
-    joined, address = await joining.run(peers, mdns)
+    joining = _Joining(parsed, device, absolute, where, name, progress, insecure_relay=insecure_relay)
+    joined, found_at = await joining.run(peers, mdns, meeting_at)
     known.remember_file(where, absolute)
     issuer = {"id": device_id(joined.issuer.sign_key).hex(), "name": joined.issuer.name}
     progress(f"joined as {joined.role}; receiving rows from {joined.issuer.name}")
-    why = await _catch_up(absolute, where, address, issuer["id"], progress)
+    why = await _catch_up(absolute, where, found_at, issuer["id"], progress)
     return {
         "v": 1,
         "joined": {
@@ -152,8 +163,13 @@ def _is_database(path: Path) -> bool:
         connection.close()
 
 
-async def _catch_up(path: Path, home: Home, address: str, issuer: str, progress: Progress) -> str | None:
-    """Fetch what the issuer has and send it what was here; None, or why that is not done yet."""
+async def _catch_up(
+    path: Path, home: Home, address: str | None, issuer: str, progress: Progress
+) -> str | None:
+    """Fetch what the issuer has and send it what was here; None, or why that is not done yet.
+
+    `address` is where the issuer answered, None if that was at a relay.
+    """
     why: str | None = None
     for attempt in range(CATCH_UP_ATTEMPTS):
         if attempt:
@@ -164,7 +180,7 @@ async def _catch_up(path: Path, home: Home, address: str, issuer: str, progress:
             why = str(error)
             continue
         found = next(device for device in result["sync"]["devices"] if device["id"] == issuer)
-        if found["state"] == "equal":
+        if found["state"] in ("equal", "relay"):
             return None
         why = str(found["why"])
         if found["state"] == "behind":
@@ -172,16 +188,19 @@ async def _catch_up(path: Path, home: Home, address: str, issuer: str, progress:
     return why
 
 
-async def _sync(path: Path, home: Home, address: str, progress: Progress) -> dict[str, Any]:
+async def _sync(path: Path, home: Home, address: str | None, progress: Progress) -> dict[str, Any]:
     """Through this home's daemon if it runs (it serves the file from now on), otherwise by a node of our own."""
     try:
         daemon = await asyncio.to_thread(Client.connect, home)
     except DaemonUnavailable:
-        options = Options(peers=[address], mdns=False, accepts=False)
+        # What came directly is uploaded by the issuer, and by this device's daemon once it runs.
+        peers = [address] if address is not None else []
+        options = Options(peers=peers, mdns=False, accepts=False, uses_relays=not peers)
         async with node_for(path, home, options, progress) as node:
-            return await node.sync(path, None)
+            return await node.sync(path, None if peers else RELAY_SECONDS)
     with daemon:
-        return await asyncio.to_thread(lambda: daemon.request("sync", path=str(path)))
+        seconds = None if address is not None else RELAY_SECONDS
+        return await asyncio.to_thread(lambda: daemon.request("sync", path=str(path), timeout=seconds))
 
 
 # --- finding the issuer, and talking to it ------------------------------------------------------------------------
@@ -191,7 +210,15 @@ class _Joining:
     """One join: all connections that are tried for one code."""
 
     def __init__(
-        self, code: Code, device: devices.Device, path: Path, home: Home, name: str | None, progress: Progress
+        self,
+        code: Code,
+        device: devices.Device,
+        path: Path,
+        home: Home,
+        name: str | None,
+        progress: Progress,
+        *,
+        insecure_relay: bool,
     ) -> None:
         self._code = code
         self._device = device
@@ -202,19 +229,26 @@ class _Joining:
         self._certificate = identity.load_identity(home, device).certificate
         self._attempts = Attempts()
         self._caller = Caller()
-        self._wires: asyncio.Queue[Wire] = asyncio.Queue()
+        self._insecure_relay = insecure_relay
+        self._relays: Sequence[RelayAddress] = ()
+        self._wires: asyncio.Queue[Wire | MeetingWire] = asyncio.Queue()
         self._reaching: dict[str, asyncio.Task[None]] = {}
         self._unreached: dict[str, CrdtlogError] = {}
         self._named: frozenset[str] = frozenset()
         self._tried: set[bytes] = set()
 
-    async def run(self, peers: Sequence[str], mdns: bool) -> tuple[Joined, str]:
-        """Find the issuer, join, and adopt; what it said, and at which address. Raises as `join` does."""
+    async def run(
+        self, peers: Sequence[str], mdns: bool, relays: Sequence[RelayAddress]
+    ) -> tuple[Joined, str | None]:
+        """Find the issuer, join, and adopt; what it said, and where (None: at a relay). Raises as `join` does."""
         discovery = Discovery(on_pairing=self._sighted) if mdns else None
         self._progress("looking for the other device")
         try:
             self._named = frozenset(peers)
             self._reach(peers)
+            self._relays = relays
+            for relay in relays:
+                self._reaching[relay.shown] = asyncio.create_task(self._meet(relay))
             if discovery is not None:
                 await discovery.start()
             return await self._search(mdns)
@@ -248,7 +282,15 @@ class _Joining:
         else:
             self._wires.put_nowait(wire)
 
-    async def _search(self, mdns: bool) -> tuple[Joined, str]:
+    async def _meet(self, relay: RelayAddress) -> None:
+        try:
+            wire = await find(relay, self._code.nameplate)
+        except CrdtlogError as error:
+            self._unreached[relay.shown] = error
+        else:
+            self._wires.put_nowait(wire)
+
+    async def _search(self, mdns: bool) -> tuple[Joined, str | None]:
         until = time.monotonic() + (SEARCH_SECONDS if mdns else 0.0)
         last: CrdtlogError | None = None
         while True:
@@ -263,11 +305,11 @@ class _Joining:
                 last = error
             else:
                 if found is not None:
-                    return found, wire.address
+                    return found, None if isinstance(wire, MeetingWire) else wire.address
             finally:
                 await wire.close()
 
-    async def _next_wire(self, until: float) -> Wire | None:
+    async def _next_wire(self, until: float) -> Wire | MeetingWire | None:
         """The next device that answers; None when time is up and nobody is being dialled any more."""
         while True:
             dialling = [task for task in self._reaching.values() if not task.done()]
@@ -302,11 +344,12 @@ class _Joining:
             "no device was found that has this code open" + (f" ({reasons})" if reasons else ""), hint
         )
 
-    async def _try(self, wire: Wire) -> Joined | None:
+    async def _try(self, wire: Wire | MeetingWire) -> Joined | None:
         """Join over this connection; None if the same device was tried before."""
-        if wire.certificate is None or wire.certificate in self._tried:
-            return None
-        self._tried.add(wire.certificate)
+        if not isinstance(wire, MeetingWire):
+            if wire.certificate is None or wire.certificate in self._tried:
+                return None
+            self._tried.add(wire.certificate)
         machine = Joiner(
             self._code,
             self._device,
@@ -329,7 +372,7 @@ class _Joining:
                         raise effect.error()
             effects = await self._heard(machine, wire)
 
-    async def _heard(self, machine: Joiner, wire: Wire) -> Sequence[Effect]:
+    async def _heard(self, machine: Joiner, wire: Wire | MeetingWire) -> Sequence[Effect]:
         try:
             pause = min(max(machine.deadline - time.time(), 0.0), 3600.0)
             async with asyncio.timeout(pause):
@@ -340,10 +383,11 @@ class _Joining:
             frame = None
         return machine.lost() if frame is None else machine.receive(frame, time.time())
 
-    async def _adopt(self, machine: Joiner, joined: Joined, wire: Wire) -> None:
+    async def _adopt(self, machine: Joiner, joined: Joined, wire: Wire | MeetingWire) -> None:
         problem: CrdtlogError | None = None
         try:
-            await asyncio.to_thread(self._take, joined, wire.address)
+            address = None if isinstance(wire, MeetingWire) else wire.address
+            await asyncio.to_thread(self._take, joined, address)
         except CrdtlogError as error:
             problem = error
         for effect in machine.finished(str(problem) if problem else None):
@@ -357,13 +401,17 @@ class _Joining:
         if problem is not None:
             raise problem
 
-    def _take(self, joined: Joined, address: str) -> None:
-        if welcome.decode(joined.welcome).database != joined.database_id:
+    def _take(self, joined: Joined, address: str | None) -> None:
+        handed, told = welcoming.unpacked(joined.welcome)
+        if welcome.decode(handed).database != joined.database_id:
             raise PairingFailed(
                 "The welcome is for another database than the pairing.", "Ask for a new code."
             )
-        engine = crdtlog.adopt(self._path, joined.welcome, home=self._home, name=self._name)
+        engine = crdtlog.adopt(self._path, handed, home=self._home, name=self._name)
         try:
-            engine.record_address(device_id(joined.issuer.sign_key), address, time.time_ns() // 1_000_000)
+            if address is not None:
+                engine.record_address(device_id(joined.issuer.sign_key), address, time.time_ns() // 1_000_000)
+            for relay in [*self._relays, *usable(told, insecure=self._insecure_relay)]:
+                engine.relays.add(relay.text)
         finally:
             engine.close()

@@ -7,8 +7,10 @@ asked. The daemon runs one for as long as it lives; `sync`, `pair` and `join` wi
 import asyncio
 import logging
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from peers.node.discovery import address as format_address
 from peers.node.files import open_shared_file
 from peers.node.issuing import ApproveDevice, Issuing, ShowCode, Tell, tell_nobody
 from peers.node.link import LIMITS
+from peers.node.meeting import Host
+from peers.node.relay_address import RelayAddress
 from peers.node.relays import parse_all
 from peers.node.sharing import Sharing, Surroundings
 from peers.node.transport import Caller, Listener, Wire, parse_address
@@ -252,24 +256,39 @@ class Node:
         approve: ApproveDevice,
         expires_s: float = CODE_SECONDS,
         tell: Tell = tell_nobody,
+        relays: Sequence[RelayAddress] = (),
     ) -> dict[str, Any]:
-        """Open a code for a file, and return when a device has joined with it; see `Issuing.pair`."""
+        """Open a code for a file, and return when a device has joined with it; see `Issuing.pair`.
+
+        It can be used in the local network, and through `relays` and all others of the file; `relays` are remembered.
+        """
         if self._listener is None:
             raise Usage("pairing needs a port to listen on")
         sharing, port = self.sharing(path), self._listener.port
+        for address in relays:
+            await sharing.relays.add(address)
 
         async def show(code: PairingCode) -> None:
             if self._discovery is not None:
                 await self._discovery.announce_pairing(code.nameplate, port)
             announced.append(code.nameplate)
+            for address in sharing.relays.addresses:
+                hosts.append(
+                    Host(address, code.nameplate, partial(self._issuing.serve, code.nameplate), sharing.say)
+                )
+            await asyncio.gather(*(host.start() for host in hosts))
             await show_code(str(code), format_address(self._hosts()[0], port))
+            for address in sharing.relays.addresses:
+                await tell(f"Through the relay, add:  --relay {shlex.quote(address.text)}")
 
         announced: list[int] = []
+        hosts: list[Host] = []
         try:
             device = await self._issuing.pair(
                 sharing, role, show=show, approve=approve, tell=tell, expires_s=expires_s
             )
         finally:
+            await asyncio.gather(*(host.close() for host in hosts))
             if self._discovery is not None:
                 for nameplate in announced:
                     await self._discovery.withdraw_pairing(nameplate)

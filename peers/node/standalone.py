@@ -18,6 +18,8 @@ from peers.pairing.machines import CODE_SECONDS
 
 NEWCOMER_SECONDS = 15.0
 """How long a new device may take to come back for the rows."""
+UPLOAD_SECONDS = 300.0
+"""So long what a relay lacks may take to be uploaded."""
 LEAVING_SECONDS = 3.0
 """A device that is equal is given this long for more, such as rows it had before it joined."""
 
@@ -75,8 +77,19 @@ async def pair_once(
     """Open a code, wait for a device to join with it, and go on serving it until it has all rows."""
     async with node_for(path, home, options or Options(), log) as node:
         paired = await node.pair(path, role, show_code, approve, expires_s, tell)
-        await _serve_newcomer(node.sharing(path), bytes.fromhex(paired["device"]["id"]))
+        sharing = node.sharing(path)
+        await asyncio.gather(
+            _serve_newcomer(sharing, bytes.fromhex(paired["device"]["id"])), _upload_all(sharing)
+        )
         return paired
+
+
+async def _upload_all(sharing: Sharing) -> None:
+    """Have everything at the relays that can be reached, where the new device looks for it."""
+    sharing.relays.poke()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(UPLOAD_SECONDS):
+            await sharing.wait_for(lambda: sharing.relays.is_settled)
 
 
 async def _serve_newcomer(sharing: Sharing, device: bytes) -> None:

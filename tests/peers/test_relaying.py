@@ -3,16 +3,21 @@
 import contextlib
 import os
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import crdtlog
+from crdtlog.errors import Malformed, NoPeer, PairingFailed
+from crdtlog.values import pack
 from peers.mailbox import uploads
-from peers.node import relaying
+from peers.node import meeting, relaying, welcoming
+from peers.node.joining import join
 from peers.node.node import Node
 from peers.node.relay_address import RelayAddress
-from tests.peers.nodes import Machine, linked, run, until
+from tests.peers.nodes import SCHEMA, Machine, linked, open_code, run, until
 from tests.peers.relay_world import Relay, relay
 
 
@@ -201,3 +206,137 @@ def test_nothing_of_names_ids_and_values_can_be_recognised_at_the_relay(
     assert len(stored) > 1000
     for secret in (*ids, b"laptop", b"phone", b"notes", b"key-of", b"nobody else", b"crdtlog__"):
         assert secret not in stored
+
+
+# --- pairing through a relay --------------------------------------------------------------------------------------
+
+
+async def join_at(machine: Machine, code: str, at: Relay) -> dict[str, Any]:
+    """Join with a code through a relay alone."""
+    return await join(
+        code,
+        machine.path,
+        home=machine.home,
+        name=machine.name,
+        mdns=False,
+        relays=[at.url.base],
+        progress=machine.log,
+    )
+
+
+def test_a_device_joins_and_is_brought_up_wholly_through_a_relay(
+    laptop: Machine, phone: Machine, home: Callable[..., Path], tmp_path: Path
+) -> None:
+    tablet = Machine.at(home("tablet"), tmp_path)
+    for number in range(40):
+        laptop.write(f"n{number}")
+    phone.sql(SCHEMA)
+    phone.write("mine", "from before joining")
+
+    async def scenario() -> None:
+        async with relay(tmp_path) as at:
+            async with (
+                laptop.node(relays=[at.url.base]) as node,
+                open_code(node, laptop, role="admin") as (code, _, pairing),
+            ):
+                joined = (await join_at(phone, code, at))["joined"]
+                device = (await pairing)["device"]
+                assert joined["complete"], joined["why"]
+                assert (device["name"], joined["issuer"]["name"]) == ("phone", "laptop")
+                await until(lambda: "mine" in laptop.notes())
+            # A third one is let in while only relays connect it with anybody, by a device that only joined through one.
+            async with phone.node(listen="127.0.0.1:0") as node, open_code(node, phone) as (code, _, pairing):
+                await join_at(tablet, code, at)
+                await pairing
+            async with apart(tablet) as node:
+                await exchanged(node, tablet)
+
+    run(scenario())
+    assert len(phone.notes()) == len(tablet.notes()) == 41
+    assert laptop.notes() == phone.notes() == tablet.notes()
+    with crdtlog.open(phone.path, home=phone.home) as db:
+        assert db.addresses() == {}
+
+
+def test_a_wrong_code_through_a_relay_burns_the_code(laptop: Machine, phone: Machine, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with (
+            relay(tmp_path) as at,
+            laptop.node(relays=[at.url.base]) as node,
+            open_code(node, laptop) as (code, _, pairing),
+        ):
+            wrong = f"{code.partition('-')[0]}-abandon-abandon-ability"
+            with pytest.raises(PairingFailed, match="code is wrong"):
+                await join_at(phone, wrong, at)
+            with pytest.raises(PairingFailed, match="wrong code"):
+                await pairing
+
+    run(scenario())
+    assert not phone.path.exists()
+
+
+def test_a_device_that_is_declined_does_not_get_in_through_a_relay(
+    laptop: Machine, phone: Machine, tmp_path: Path
+) -> None:
+    async def decline(name: str, fingerprint: str) -> bool:
+        return False
+
+    async def scenario() -> None:
+        async with (
+            relay(tmp_path) as at,
+            laptop.node(relays=[at.url.base]) as node,
+            open_code(node, laptop, approve=decline) as (code, _, pairing),
+        ):
+            with pytest.raises(PairingFailed, match="declined"):
+                await join_at(phone, code, at)
+            with pytest.raises(PairingFailed, match="declined"):
+                await pairing
+
+    run(scenario())
+    assert not phone.path.exists()
+
+
+def test_who_sits_in_the_channel_does_not_keep_others_out(
+    laptop: Machine, phone: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meeting, "LEAVING_S", 0.1)
+    monkeypatch.setattr(meeting, "FIND_PAUSE_S", 0.5)
+
+    async def scenario() -> None:
+        async with (
+            relay(tmp_path) as at,
+            laptop.node(relays=[at.url.base]) as node,
+            open_code(node, laptop) as (code, _, pairing),
+        ):
+            stranger = await meeting.find(RelayAddress.parse(at.url.base), int(code.partition("-")[0]))
+            await stranger.send(b"nonsense")
+            assert await stranger.receive()
+            await join_at(phone, code, at)
+            await pairing
+            await stranger.close()
+
+    run(scenario())
+    assert phone.path.exists()
+
+
+def test_nobody_waits_at_a_relay(
+    laptop: Machine, phone: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meeting, "FIND_PAUSE_S", 0.01)
+
+    async def scenario() -> None:
+        async with relay(tmp_path) as at:
+            with pytest.raises(NoPeer, match="nobody has this code open"):
+                await join_at(phone, "417-abandon-zebra-lucky", at)
+
+    run(scenario())
+    assert not phone.path.exists()
+
+
+def test_what_is_handed_over_is_a_welcome_and_relays() -> None:
+    assert welcoming.unpacked(welcoming.packed(pack([1]), [])) == (pack([1]), ())
+    assert welcoming.unpacked(welcoming.packed(b"welcome", ["wss://a"])) == (b"welcome", ("wss://a",))
+    for wrong in (pack([2, b"w", [1]]), pack([2, b"w", ["x" * 3000]])):
+        with pytest.raises(Malformed):
+            welcoming.unpacked(wrong)
+    assert welcoming.unpacked(pack([1, b"w"])) == (pack([1, b"w"]), ())
