@@ -20,6 +20,7 @@ from peers.control import Message
 from peers.control_server import Channel, Server
 from peers.node import known, locks
 from peers.node.node import Node, Options
+from peers.node.relays import parse_all
 from peers.pairing.machines import CODE_SECONDS
 
 MAX_SECONDS = 10**10
@@ -127,7 +128,10 @@ class Commands:
 
         role = str(arguments.get("role") or "admin")
         expires_s = _seconds(arguments, "expires") or CODE_SECONDS
-        return await self._node.pair(_path(arguments), role, show, approve, expires_s, tell)
+        relays = parse_all(
+            map(str, arguments.get("relays") or ()), insecure=arguments.get("insecure_relay") is True
+        )
+        return await self._node.pair(_path(arguments), role, show, approve, expires_s, tell, relays)
 
     async def _stop(self, arguments: Mapping[str, Any], channel: Channel) -> Message:
         asyncio.get_running_loop().call_soon(self._stopping.set)

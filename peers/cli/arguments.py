@@ -3,7 +3,6 @@
 Knows how they are written and explained. Must not know what they mean to a command.
 """
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,10 +29,23 @@ def json_option(command: "FC") -> "FC":
 
 
 def network_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command some of the options listen, peers, no_mdns, relay; a relay is refused before the command runs."""
+    """Give a command some of the options listen, peers, no_mdns, relays, insecure_relay, no_relay."""
     options = {
         "listen": click.option("--listen", metavar="HOST:PORT", help="Where others reach this device."),
-        "relay": click.option("--relay", metavar="URL", help="Not in this version."),
+        "relays": click.option(
+            "--relay",
+            "relays",
+            multiple=True,
+            metavar="URL",
+            help="A relay, used from now on; may be repeated.",
+        ),
+        "insecure_relay": click.option(
+            "--insecure-relay",
+            is_flag=True,
+            default=None,
+            help="Allow ws:// to another machine: whoever is on the way sees who uses which mailbox.",
+        ),
+        "no_relay": click.option("--no-relay", is_flag=True, help="Use no relay this time."),
         "peers": click.option(
             "--peer",
             "peers",
@@ -50,23 +62,8 @@ def network_options(*names: str) -> Callable[[Callable[..., Any]], Callable[...,
     }
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(command)
-        def checked(*arguments: Any, relay: str | None, **named: Any) -> Any:
-            _refuse_relay(relay)
-            return command(*arguments, **named)
-
         for name in reversed(names):
-            checked = options[name](checked)
-        return checked
+            command = options[name](command)
+        return command
 
     return decorate
-
-
-def _refuse_relay(relay: str | None) -> None:
-    from crdtlog.errors import Usage
-
-    if relay is not None:
-        raise Usage(
-            "this version has no relay: devices meet on the local network",
-            "Leave --relay out; across networks, name the other device's address with --peer HOST:PORT",
-        )

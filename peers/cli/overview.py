@@ -100,6 +100,9 @@ def show_file(found: dict[str, Any]) -> None:
         index: device["problem"] for index, device in enumerate(found["devices"]) if device["problem"]
     }
     show_table(("DEVICE", "PATH", "LAG", "LAST SEEN"), rows, indent="  ", notes=problems)
+    for relay in found["relays"]:
+        state = relay["problem"] or ("connected" if relay["connected"] else "not connected")
+        show_data(f"  relay {visible(relay['url'])}: {visible(state)}")
     if found["pending"]:
         show_data(f"  {count(found['pending'], 'change')} to be taken in")
     for table in found["tables"]:

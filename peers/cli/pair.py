@@ -29,17 +29,18 @@ ROLES = ("admin", "writer")
     "--role", default="admin", show_default=True, metavar="ROLE", help="What it may do: admin or writer."
 )
 @click.option("--yes", is_flag=True, help="Approve whoever gives the code, for scripts.")
-@network_options("relay")
-def pair(file: Path, role: str, yes: bool) -> None:
+@network_options("relays", "insecure_relay")
+def pair(file: Path, role: str, yes: bool, relays: tuple[str, ...], insecure_relay: bool | None) -> None:
     """Let one more device share FILE: print a code, and wait until the device has joined with it.
 
-    The code stands alone on the first line of the output. It is good for one device, one guess and ten minutes. An
-    admin may let in others, a writer may not.
+    The code stands alone on the first line of the output. It is good for one device, one guess and ten minutes, in the
+    local network and through the file's relays. An admin may let in others, a writer may not.
 
     \b
     Examples:
         crdtlog pair notes.db
         crdtlog pair notes.db --role writer
+        crdtlog pair notes.db --relay wss://relay.example
     """
     from crdtlog import Home
 
@@ -47,8 +48,8 @@ def pair(file: Path, role: str, yes: bool) -> None:
     with opened(file):
         pass  # not a database, or another device's: said before a code is made
     home = Home.default()
-    chosen = network(home)
-    device = _by_daemon(home, file, role, yes) or _by_ourselves(home, chosen, file, role, yes)
+    chosen = network(home, relays=relays, insecure_relay=insecure_relay)
+    device = _by_daemon(home, chosen, file, role, yes) or _by_ourselves(home, chosen, file, role, yes)
     say(f"{visible(device['name'])} has joined as {device['role']}.")
 
 
@@ -62,7 +63,7 @@ def check_role(role: str) -> None:
         raise Usage(f"there is no role {role!r}", f"Roles: {', '.join(ROLES)}.")
 
 
-def _by_daemon(home: "Home", file: Path, role: str, yes: bool) -> dict[str, Any] | None:
+def _by_daemon(home: "Home", chosen: "Network", file: Path, role: str, yes: bool) -> dict[str, Any] | None:
     """The device that joined through the daemon of this home; None if no daemon runs."""
     from crdtlog.errors import DaemonUnavailable
     from peers.cli import person
@@ -73,7 +74,8 @@ def _by_daemon(home: "Home", file: Path, role: str, yes: bool) -> dict[str, Any]
     except DaemonUnavailable:
         return None
     with client:
-        for message in client.stream("pair", path=str(file.absolute()), role=role):
+        named = {"relays": chosen.relays, "insecure_relay": chosen.insecure_relay}
+        for message in client.stream("pair", path=str(file.absolute()), role=role, **named):
             if "code" in message:
                 person.show_code(message["code"], message.get("address"), file)
             elif "approve" in message:
@@ -103,7 +105,13 @@ def _by_ourselves(home: "Home", chosen: "Network", file: Path, role: str, yes: b
     async def tell(line: str) -> None:
         say(visible(line))
 
-    options = Options(listen=chosen.listen, peers=chosen.peers, mdns=chosen.mdns)
+    options = Options(
+        listen=chosen.listen,
+        peers=chosen.peers,
+        mdns=chosen.mdns,
+        relays=chosen.relays,
+        insecure_relay=chosen.insecure_relay,
+    )
     pairing = pair_once(
         file, role, home=home, show_code=show_code, approve=approve, tell=tell, options=options
     )
@@ -119,10 +127,17 @@ def _by_ourselves(home: "Home", chosen: "Network", file: Path, role: str, yes: b
     metavar="NAME",
     help="How others see this device (default: host name).",
 )
-@network_options("relay", "peers", "no_mdns")
+@network_options("relays", "insecure_relay", "peers", "no_mdns")
 @json_option
 def join(
-    code: str, file: Path, device: str | None, peers: tuple[str, ...], no_mdns: bool | None, as_json: bool
+    code: str,
+    file: Path,
+    device: str | None,
+    relays: tuple[str, ...],
+    insecure_relay: bool | None,
+    peers: tuple[str, ...],
+    no_mdns: bool | None,
+    as_json: bool,
 ) -> None:
     """Make FILE a copy of the database whose device shows CODE, and fetch what that device has.
 
@@ -133,6 +148,7 @@ def join(
     Examples:
         crdtlog join 417-abandon-zebra-lucky notes.db
         crdtlog join 417-abandon-zebra-lucky notes.db --device phone --peer 192.168.1.20:4710
+        crdtlog join 417-abandon-zebra-lucky notes.db --relay wss://relay.example
     """
     import asyncio
 
@@ -140,12 +156,20 @@ def join(
     from peers.node import joining
 
     home = Home.default()
-    chosen = network(home, peers=peers, no_mdns=no_mdns)
+    chosen = network(home, None, peers, no_mdns, relays, insecure_relay)
     if code == "-":
         code = sys.stdin.readline()
     _tell_fingerprint(home, code, device)
     work = joining.join(
-        code, file, home=home, name=device, peers=chosen.peers, mdns=chosen.mdns, progress=_show_progress
+        code,
+        file,
+        home=home,
+        name=device,
+        peers=chosen.peers,
+        mdns=chosen.mdns,
+        progress=_show_progress,
+        relays=chosen.relays,
+        insecure_relay=chosen.insecure_relay,
     )
     joined = asyncio.run(work)["joined"]
     if as_json:

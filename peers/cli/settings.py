@@ -13,15 +13,26 @@ if TYPE_CHECKING:
     from crdtlog import Home
 
 CONFIG_FILE_NAME = "config.toml"
-_TYPES: dict[str, type] = {"listen": str, "peers": list, "mdns": bool}
+_TYPES: dict[str, type] = {
+    "listen": str,
+    "peers": list,
+    "mdns": bool,
+    "relays": list,
+    "insecure_relay": bool,
+}
 
 
 class Network(NamedTuple):
-    """Where to listen (`host:port`, None for the default), whom to dial besides, and whether to use mDNS."""
+    """Where to listen (`host:port`, None for the default), whom to dial besides, whether to use mDNS, and relays.
+
+    `insecure_relay` allows `ws://` to other machines.
+    """
 
     listen: str | None
     peers: tuple[str, ...]
     mdns: bool
+    relays: tuple[str, ...]
+    insecure_relay: bool
 
 
 def config_path(home: "Home") -> Path:
@@ -30,7 +41,12 @@ def config_path(home: "Home") -> Path:
 
 
 def network(
-    home: "Home", listen: str | None = None, peers: Sequence[str] = (), no_mdns: bool | None = None
+    home: "Home",
+    listen: str | None = None,
+    peers: Sequence[str] = (),
+    no_mdns: bool | None = None,
+    relays: Sequence[str] = (),
+    insecure_relay: bool | None = None,
 ) -> Network:
     """The settings in force: what was given, else the environment, else the file. Raises `Usage`."""
     from peers.node.transport import parse_address
@@ -42,9 +58,25 @@ def network(
     )
     for address in (*chosen, *([listen] if listen else [])):
         parse_address(address)
-    if no_mdns is None and "CRDTLOG_NO_MDNS" in os.environ:
-        no_mdns = os.environ["CRDTLOG_NO_MDNS"].lower() not in ("", "0", "false", "no", "off")
-    return Network(listen, chosen, not no_mdns if no_mdns is not None else bool(config.get("mdns", True)))
+    if no_mdns is None:
+        no_mdns = _flag("CRDTLOG_NO_MDNS")
+    if insecure_relay is None:
+        insecure_relay = _flag("CRDTLOG_INSECURE_RELAY")
+    return Network(
+        listen,
+        chosen,
+        not no_mdns if no_mdns is not None else bool(config.get("mdns", True)),
+        tuple(relays)
+        or tuple(os.environ.get("CRDTLOG_RELAY", "").split())
+        or tuple(config.get("relays", ())),
+        insecure_relay if insecure_relay is not None else bool(config.get("insecure_relay", False)),
+    )
+
+
+def _flag(name: str) -> bool | None:
+    """What the environment says; None if nothing."""
+    said = os.environ.get(name)
+    return said.lower() not in ("", "0", "false", "no", "off") if said is not None else None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -63,7 +95,7 @@ def _read(path: Path) -> dict[str, Any]:
         if name not in _TYPES:
             raise Usage(f"{path} has an unknown setting {name!r}", f"Settings: {', '.join(_TYPES)}.")
         fits = isinstance(value, _TYPES[name])
-        if not fits or (name == "peers" and not all(isinstance(item, str) for item in value)):
+        if not fits or (isinstance(value, list) and not all(isinstance(item, str) for item in value)):
             raise Usage(
                 f"{path}: the setting {name!r} has a wrong type", 'For example: listen = "0.0.0.0:4710"'
             )

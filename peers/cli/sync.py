@@ -36,8 +36,9 @@ DEFAULT_TIMEOUT_S = 30.0
 def sync(context: click.Context, file: Path, timeout: float, as_json: bool) -> None:
     """Exchange everything with every device that can be reached, then end.
 
-    Takes in what was written, dials every known address at once, and returns when all devices that can be reached hold
-    the same. Exit code 75 if none was reached or time ran out.
+    Takes in what was written, dials every known address and relay at once, and returns when all devices that can be
+    reached hold the same, and everything is exchanged with the relays. Exit code 75 if neither a device nor a relay was
+    reached, or time ran out.
 
     \b
     Examples:
@@ -58,9 +59,12 @@ def sync(context: click.Context, file: Path, timeout: float, as_json: bool) -> N
         for device in result["devices"]:
             why = f" ({visible(device['why'])})" if device["why"] else ""
             show_data(f"{visible(device['name'])}: {device['state']}{why}")
+        for relay in result["relays"]:
+            why = f" ({visible(relay['why'])})" if relay["why"] else ""
+            show_data(f"{visible(relay['url'])}: {relay['state']}{why}")
         if not result["devices"]:
             say(f"No other device shares {file} yet. Let one in: crdtlog pair {file}")
-    if any(device["state"] == "behind" for device in result["devices"]):
+    if any(found["state"] == "behind" for found in (*result["devices"], *result["relays"])):
         complain(
             "time ran out before all devices held the same", f"Try again: crdtlog sync {file} --timeout 300"
         )
@@ -86,5 +90,11 @@ def _by_ourselves(home: "Home", chosen: "Network", file: Path, timeout_s: float)
     from peers.node.node import Options
     from peers.node.standalone import sync_once
 
-    options = Options(listen=chosen.listen, peers=chosen.peers, mdns=chosen.mdns)
+    options = Options(
+        listen=chosen.listen,
+        peers=chosen.peers,
+        mdns=chosen.mdns,
+        relays=chosen.relays,
+        insecure_relay=chosen.insecure_relay,
+    )
     return asyncio.run(sync_once(file, home=home, options=options, timeout_s=timeout_s))

@@ -91,7 +91,8 @@ class Issuing:
         tell: Tell,
         expires_s: float = CODE_SECONDS,
     ) -> dict[str, Any]:
-        """Open a code, and return when a device has joined with it: its id, name, role and fingerprint.
+        """Open a code, and return when a device has joined with it: its id, name, role and fingerprint, and
+        whether it came through a relay (`relayed`).
 
         Raises `PairingFailed` (a wrong guess, not approved, expired), `EntryRefused` (this device may not add others).
         """
@@ -231,6 +232,7 @@ class _Conversation:
             "name": asked.name,
             "role": asked.role,
             "fingerprint": readable(asked.fingerprint),
+            "relayed": isinstance(self._wire, MeetingWire),
         }
         if not self._opened.result.done():
             self._opened.result.set_result(joined)

@@ -78,9 +78,10 @@ async def pair_once(
     async with node_for(path, home, options or Options(), log) as node:
         paired = await node.pair(path, role, show_code, approve, expires_s, tell)
         sharing = node.sharing(path)
-        await asyncio.gather(
-            _serve_newcomer(sharing, bytes.fromhex(paired["device"]["id"])), _upload_all(sharing)
-        )
+        works = [_upload_all(sharing)]
+        if not paired["device"]["relayed"]:
+            works.append(_serve_newcomer(sharing, bytes.fromhex(paired["device"]["id"])))
+        await asyncio.gather(*works)
         return paired
 
 

@@ -319,11 +319,11 @@ def test_join_says_when_nobody_answers(phone: Machine) -> None:
         (["join", "nonsense", "notes.db"], 2, "not a pairing code"),
         (["join", "1-zoo-zoo-zooo", "notes.db"], 2, "zoo"),
         (["join", "1-zoo-zoo-zoo", "notes.db", "--peer", "laptop"], 2, "HOST:PORT"),
-        (["join", "1-zoo-zoo-zoo", "notes.db", "--relay", "wss://relay.example"], 2, "no relay"),
+        (["join", "1-zoo-zoo-zoo", "notes.db", "--relay", "http://relay.example"], 2, "URL of a relay"),
         (["join", "1-zoo-zoo-zoo", "missing/notes.db"], 1, "does not exist"),
         (["up"], 2, "no files to serve"),
         (["up", "notes.db"], 1, "does not exist"),
-        (["up", "notes.db", "--relay", "wss://relay.example"], 2, "no relay"),
+        (["up", "other.db", "--relay", "ws://relay.example"], 2, "not encrypted"),
         (["up", "notes.db", "--listen", "here"], 2, "HOST:PORT"),
     ],
 )
