@@ -100,7 +100,7 @@ def show_file(found: dict[str, Any]) -> None:
         index: device["problem"] for index, device in enumerate(found["devices"]) if device["problem"]
     }
     show_table(("DEVICE", "PATH", "LAG", "LAST SEEN"), rows, indent="  ", notes=problems)
-    for relay in found["relays"]:
+    for relay in found.get("relays", ()):  # a daemon of an earlier version has none
         state = relay["problem"] or ("connected" if relay["connected"] else "not connected")
         show_data(f"  relay {visible(relay['url'])}: {visible(state)}")
     if found["pending"]:

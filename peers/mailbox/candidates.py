@@ -136,6 +136,12 @@ class Waiting:
             return []
         return [item for rivals in self._by_dot.values() for item in rivals if item.writer == writer]
 
+    def digest(self) -> bytes:
+        """What tells one set of waiting entries from another."""
+        return hashlib.sha256(
+            b"".join(sorted(i.digest for rivals in self._by_dot.values() for i in rivals))
+        ).digest()
+
     def clear(self) -> None:
         """Forget all of them."""
         self._by_dot.clear()

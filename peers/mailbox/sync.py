@@ -69,6 +69,10 @@ class MailboxSync:
         self._has_told = False
         self._has_progress = False
         self._is_set_back = False
+        self._gap_from: int | None = None
+        self._last = 0
+        self._reread_for: bytes | None = None
+        self._may_look_again = True
         self.is_restored = False
         """The mailbox holds entries that this device signed under numbers that its file does not have: see R11."""
         if saved is not None:
@@ -80,18 +84,27 @@ class MailboxSync:
     def opened(self, life: bytes, first: int, last: int) -> bool:
         """The mailbox is open and keeps the blobs from `first` to `last`; whether the relay had lost it."""
         self.is_at_end = False
+        self.uploads.opened()
+        self._may_look_again = True
+        if self._gap_from is not None:
+            # The relay gets a chance to do better.
+            self.read, self._gap_from = min(self.read, self._gap_from - 1), None
         is_known = self.read > 0 or bool(self._holding)
         is_lost = last < self.read or (is_known and self._life != life)
         if is_lost:
             self._begin_anew()
-        self._life = life
+        self._life, self._last = life, last
         self._holding.lose_before(first)
         return is_lost
+
+    def look_again(self) -> None:
+        """Somebody waits: if something is missing at the end, all is read again, once."""
+        self._may_look_again = True
 
     @property
     def needs_life(self) -> bool:
         """Whether the mailbox has to be opened once more, as it began after it was opened."""
-        return self._life == NEVER and self._holding.changes > 0
+        return self._life == NEVER and bool(self._holding)
 
     def began(self, life: bytes) -> None:
         """It was opened once more: the life that it has got."""
@@ -105,13 +118,21 @@ class MailboxSync:
         for index, blob in blobs:
             if index <= self.read:
                 continue
+            if index > max(self.read + 1, first):
+                self._note_gap(self.read + 1)
             self.read = index
             try:
                 self._take(index, blob, heads)
             except (Malformed, EntryRefused) as error:
                 self._skip(f"a blob of it is passed over ({error})")
+        if end and self.read < self._last:
+            self._note_gap(self.read + 1)
         self._pieces.pass_over(self.read)
         self.is_at_end = end
+
+    def _note_gap(self, index: int) -> None:
+        """The relay skipped blobs from that index on, which an honest one does not."""
+        self._gap_from = min(index, self._gap_from or index)
 
     def _take(self, index: int, blob: bytes, heads: Mapping[bytes, Head]) -> None:
         found = contents.read(self.mailbox.open(blob))
@@ -153,6 +174,7 @@ class MailboxSync:
                     self.is_restored = True
                 self._remember_refused(item)
                 self._skip(f"another entry {item.seq} of log {item.writer.hex()[:12]} is there than here")
+        self.uploads.read_back(self.read)
 
     def ready(self, heads: Mapping[bytes, Head], members: Collection[bytes], own: bytes) -> list[Candidate]:
         """Entries to apply now, in this order; `members` are device ids, `own` is this device's writer."""
@@ -183,10 +205,17 @@ class MailboxSync:
         self._refused.clear()
 
     def reread(self) -> bool:
-        """Whether to read again from `read`, which was set back: for lack of room, or as the own log began anew."""
+        """Whether to read again, from `read`, which was set back: something was missing, or had no room."""
         if self._is_set_back:
             self._is_set_back = False
             return True
+        if self.is_at_end and self._may_look_again:
+            self._may_look_again = False
+            if len(self._waiting) and self._waiting.digest() != self._reread_for:
+                # What the others wait for may have been kept from us before, at an index that counts as read.
+                self._reread_for = self._waiting.digest()
+                self.read, self.is_at_end = 0, False
+                return True
         lost = self._waiting.lost_from
         if lost is None or not (self.is_at_end and self._has_progress):
             return False
@@ -203,6 +232,10 @@ class MailboxSync:
         """How many entries wait for others that are not here."""
         return len(self._waiting)
 
+    def may_upload(self, own: bytes) -> bool:
+        """Whether everything was read, and nothing of it can show that this device (its writer) was restored (M3)."""
+        return self.is_done and not self.is_restored and not self._is_set_back and not self._waiting.of(own)
+
     @property
     def is_done(self) -> bool:
         """Whether everything that was read has been dealt with, as far as it can be."""
@@ -212,7 +245,7 @@ class MailboxSync:
     def resume_index(self) -> int:
         """From where to read on after a stop (M1)."""
         indexes = [self._waiting.first_index(), self._pieces.first_index()]
-        indexes += [item.blob for item in self._unchecked]
+        indexes += [self._gap_from, *(item.blob for item in self._unchecked)]
         return min([self.read, *(index - 1 for index in indexes if index is not None)])
 
     def news(self) -> str | None:
@@ -243,7 +276,7 @@ class MailboxSync:
         self._life = NEVER
         self._holding.clear()
         self._pieces.clear()
-        self._waiting.lost_from = None
+        self._waiting.lost_from = self._gap_from = None
 
     def _is_ours(self, item: Candidate) -> bool:
         split = entry.split(item.signed)

@@ -1,7 +1,8 @@
 """What a mailbox lacks, as blobs to append, and when: own entries at once, those of others after a while.
 
 Knows what the mailbox holds and what is held here. Must not know reading. The one idea: an entry is appended only once
-the mailbox is known to hold what it builds on, so that whoever reads it from the beginning can apply all as it comes.
+what it builds on is there or under way, so that whoever reads from the beginning can apply all as it comes; and that it
+is there, is believed when it was read back, not when the relay says so.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -48,6 +49,9 @@ class Uploads:
         self._since: float | None = None
         self._due_at: float | None = None
         self._own_tried: tuple[int, int] | None = None
+        self._under_way: dict[
+            tuple[bytes, int], int
+        ] = {}  # appended, not read back; with the index of its last blob
         self.is_hurried = False
         """Somebody waits: what others wrote is uploaded at once, too."""
 
@@ -56,17 +60,26 @@ class Uploads:
         vector = self._holding.vector()
         return any(head.seq > vector.get(writer, 0) for writer, head in heads.items())
 
+    def _reached(self) -> dict[bytes, int]:
+        """Of each log, up to which entry it is there or under way without a gap."""
+        reached = dict(self._holding.vector())
+        for writer, _ in self._under_way:
+            while (writer, reached.get(writer, 0) + 1) in self._under_way:
+                reached[writer] = reached.get(writer, 0) + 1
+        return reached
+
     def others_upload(self) -> None:
         """Somebody else has just uploaded what we hold: they get more time."""
         self._due_at = None
 
     def due(self, heads: Mapping[bytes, Head], own: bytes, now: float) -> Due | None:
         """What is to be uploaded at `now` (seconds of any clock); `own` is this device's writer."""
-        if not self.lacks_any(heads):
+        reached = self._reached()
+        if all(head.seq <= reached.get(writer, 0) for writer, head in heads.items()):
             self._since = self._due_at = None
             return None
         head = heads.get(own)
-        is_own_lacking = head is not None and head.seq > self._holding.vector().get(own, 0)
+        is_own_lacking = head is not None and head.seq > reached.get(own, 0)
         if head is not None and is_own_lacking and self._own_tried != (head.seq, self._holding.changes):
             return Due.OWN
         if self._since is None:
@@ -83,10 +96,10 @@ class Uploads:
 
     def lacking(self, due: Due, heads: Mapping[bytes, Head], own: bytes) -> dict[bytes, int]:
         """The vector behind which the log is to be read for this."""
-        vector = self._holding.vector()
+        reached = self._reached()
         if due is Due.ALL:
-            return dict(vector)
-        return {writer: head.seq for writer, head in heads.items()} | {own: vector.get(own, 0)}
+            return reached
+        return {writer: head.seq for writer, head in heads.items()} | {own: reached.get(own, 0)}
 
     def plan(self, entries: Iterable[LogEntry], due: Due, largest: int) -> list[Upload]:
         """The blobs, none above the relay's `largest`, for entries in causal order that the mailbox lacks.
@@ -108,7 +121,7 @@ class Uploads:
         blob_room = contents.room(contents.largest_size(largest))
         for item in entries:
             dot = item.writer, item.seq
-            if self._holding.has(*dot) or (due is Due.OWN and not self._is_covered(item, planned)):
+            if self._is_there(dot) or (due is Due.OWN and not self._is_covered(item, planned)):
                 continue
             planned.add(dot)
             if (
@@ -128,10 +141,21 @@ class Uploads:
         flush()
         return uploads
 
-    def appended(self, upload: Upload, first_index: int) -> None:
-        """All blobs of an upload are durable at the relay, the first under that index."""
+    def appended(self, upload: Upload, last_index: int) -> None:
+        """The relay says that all blobs of an upload are durable, the last under that index."""
         for dot in upload.dots:
-            self._holding.note(*dot, first_index)
+            if not self._holding.has(*dot):
+                self._under_way[dot] = last_index
+
+    def read_back(self, index: int) -> None:
+        """The mailbox was read up to that index: what should have been there and was not is lacking again."""
+        for dot in [dot for dot, last in self._under_way.items() if last <= index or self._holding.has(*dot)]:
+            del self._under_way[dot]
+
+    def opened(self) -> None:
+        """The mailbox is read first: what is under way is found there, or is lacking."""
+        self._under_way.clear()
+        self._own_tried = None
 
     def done(self, due: Due, heads: Mapping[bytes, Head], own: bytes) -> None:
         """All that could be uploaded for this has been."""
@@ -149,7 +173,10 @@ class Uploads:
         before = [(named.writer, named.seq) for named in body.context]
         if item.seq > 1:
             before.append((item.writer, item.seq - 1))
-        return all(dot in planned or self._holding.has(*dot) for dot in before)
+        return all(dot in planned or self._is_there(dot) for dot in before)
+
+    def _is_there(self, dot: tuple[bytes, int]) -> bool:
+        return dot in self._under_way or self._holding.has(*dot)
 
 
 class _Batch:

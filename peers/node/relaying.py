@@ -75,6 +75,8 @@ class _Box:
         self.sync = sync
         self.saved = saved
         self.woken = asyncio.Event()
+        self.set_back = asyncio.Event()
+        """The mailbox is to be read again from an earlier index."""
         self.settling = asyncio.Lock()
         self.quiet_until = 0.0
         self.quiet_s = FIRST_QUIET_S
@@ -132,6 +134,7 @@ class RelayLink:
         self._poked.set()
         for box in self._boxes.values():
             box.sync.uploads.is_hurried = True
+            box.sync.look_again()
             box.must_reach = None
         self._wake()
 
@@ -268,22 +271,23 @@ class RelayLink:
             self._owner.say(f"relay {self.address.shown} connected")
             self._owner.relay_changed(self)
         while True:
-            async with contextlib.aclosing(client.subscribe(box.mailbox.id, box.sync.read)) as pages:
-                async for page in pages:
-                    box.sync.receive(page.first, page.blobs, page.end, self._file.facts.heads)
-                    async with box.settling:
-                        await self._settle(box)
-                    box.woken.set()
-                    if box.sync.reread():
-                        break
+            box.set_back.clear()
+            await _together(self._read(client, box), _wait_for(box.set_back))
+
+    async def _read(self, client: Client, box: _Box) -> None:
+        async with contextlib.aclosing(client.subscribe(box.mailbox.id, box.sync.read)) as pages:
+            async for page in pages:
+                box.sync.receive(page.first, page.blobs, page.end, self._file.facts.heads)
+                async with box.settling:
+                    await self._settle(box)
+                box.woken.set()
 
     async def _settle(self, box: _Box) -> None:
         """Deal with all entries that were read, as far as they can be."""
         while True:
             facts = self._file.facts
-            if dots := box.sync.unchecked(facts.heads):
-                digests = await self._file.run(_digests(dots))
-                box.sync.checked(digests, facts.writer)
+            dots = box.sync.unchecked(facts.heads)
+            box.sync.checked(await self._file.run(_digests(dots)) if dots else {}, facts.writer)
             batch = box.sync.ready(facts.heads, {member.device for member in facts.members}, facts.writer)
             if box.sync.is_restored:
                 await self._owner.begin_anew()
@@ -292,6 +296,8 @@ class RelayLink:
                 await self._apply(box, batch)
             elif not box.sync.unchecked(self._file.facts.heads):
                 break
+        if box.sync.reread():
+            box.set_back.set()
         if text := box.sync.news():
             self._owner.say(f"relay {self.address.shown}: {text}")
         if not self._is_admitted and box.sync.is_at_end:
@@ -336,6 +342,8 @@ class RelayLink:
             if not box.settling.locked():
                 async with box.settling:
                     await self._settle(box)
+            if box.sync.needs_life:
+                box.sync.began((await client.open(box.mailbox.key)).life)
             if self._is_hurried and box.must_reach is None and box.sync.is_at_end:
                 # What others appended a moment ago may not have been pushed yet.
                 box.must_reach = (await client.open(box.mailbox.key)).last
@@ -362,7 +370,7 @@ class RelayLink:
 
     async def _upload_or_pause(self, client: Client, box: _Box) -> None:
         now = asyncio.get_running_loop().time()
-        if now < box.quiet_until or not box.sync.is_at_end:
+        if now < box.quiet_until:
             return
         try:
             await self._upload(client, box)
@@ -387,8 +395,10 @@ class RelayLink:
     async def _upload(self, client: Client, box: _Box) -> None:
         now = asyncio.get_running_loop().time()
         uploads = box.sync.uploads
-        while (due := uploads.due(self._file.facts.heads, self._file.facts.writer, now)) is not None:
-            heads, own = self._file.facts.heads, self._file.facts.writer
+        while box.sync.may_upload(own := self._file.facts.writer):
+            heads = self._file.facts.heads
+            if (due := uploads.due(heads, own, now)) is None:
+                return
             lacking = uploads.lacking(due, heads, own)
             position, is_end = 0, False
             while not is_end:
@@ -417,9 +427,7 @@ class RelayLink:
             upload, tasks = under_way[0]
             indexes = [await task for task in tasks]
             under_way.popleft()
-            box.sync.uploads.appended(upload, min(indexes))
-            if box.sync.needs_life:
-                box.sync.began((await client.open(box.mailbox.key)).life)
+            box.sync.uploads.appended(upload, max(indexes))
 
         try:
             for upload in uploads:
@@ -468,6 +476,10 @@ def _reading(position: int, lacking: dict[bytes, int]) -> Callable[[Database], B
         return batch if engine.confirm() else None  # what is uploaded must be marked before (R11)
 
     return read
+
+
+async def _wait_for(event: asyncio.Event) -> None:
+    await event.wait()
 
 
 async def _together(*works: Coroutine[Any, Any, None]) -> None:

@@ -74,6 +74,7 @@ class Follower:
         self.db.drain_all()
         self.sync.opened(box.life, box.first, box.last)
         self.read(box, pages)
+        assert self.sync.may_upload(self.db.writer)
         if upload:
             self.upload(box, Due.OWN)
             if not patient:
@@ -116,13 +117,12 @@ class Follower:
         assert self.db.confirm()
         uploads = self.sync.uploads.plan(batch.entries, due, self.largest)
         for one in uploads:
-            first, *_ = [box.append(blob) for blob in one.blobs]
-            if self.sync.needs_life:
-                self.sync.began(box.life)
-            self.sync.uploads.appended(one, first)
-            if self.sync.needs_life:
-                self.sync.began(box.life)
+            *_, last = [box.append(blob) for blob in one.blobs]
+            self.sync.uploads.appended(one, last)
         self.sync.uploads.done(due, heads, own)
+        self.read(box)
+        if self.sync.needs_life:
+            self.sync.began(box.life)
         return sum(len(one.blobs) for one in uploads)
 
     def again(self) -> "Follower":

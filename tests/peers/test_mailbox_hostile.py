@@ -67,17 +67,12 @@ def test_whatever_a_relay_does_no_wrong_rows_come_and_all_converge_once_it_behav
             if rng.random() < 0.2:
                 box.lose()
         allowed = {row for db in dbs for row in rows_of(db)}
-        for _ in range(3):
-            for number, db in enumerate(dbs):
-                # A relay that has lied begins a new life when it is honest, or is not believed for ever.
-                followers[number] = (
-                    Follower(db) if followers[number].sync.read > box.last else followers[number]
-                )
-                followers[number].visit(box)
-        honest = Box()
-        for _ in range(2):
-            for db in dbs:
-                Follower(db).visit(honest)
+        for number in range(3):
+            put(dbs[number], "last", "all logs go on")
+            allowed |= set(rows_of(dbs[number]))
+        for _ in range(4):
+            for follower in followers:
+                follower.visit(box)
 
         assert set(rows_of(dbs[0])) <= allowed
         assert_converged(dbs, ["t"])
