@@ -196,6 +196,7 @@ class _Conversation:
         newcomer = Newcomer(asked.name, asked.role, asked.sign_key, asked.receive_key, asked.certificate)
         try:
             welcome = await file.hold(lambda engine: _added(engine, newcomer))
+            self._opened.sharing.relays.poke()  # the new device may know no other way to what is here
             relays = [address.text for address in self._opened.sharing.relays.addresses]
             return self._machine.approve(welcoming.packed(welcome, relays), time.time())
         except CrdtlogError as error:

@@ -35,7 +35,7 @@ from peers.node.files import Facts, SharedFile
 from peers.node.relay_address import RelayAddress
 from peers.node.wording import sentences
 from peers.relay.client import Client
-from peers.relay.refusals import Refused
+from peers.relay.refusals import Code, Refused
 
 logger = logging.getLogger(__name__)
 
@@ -378,10 +378,14 @@ class RelayLink:
             raise
         except CrdtlogError as error:
             wait = PERMANENT_PAUSE_S
-            if isinstance(error, Temporary):
-                wait = max(box.quiet_s, getattr(error, "retry_after_s", None) or 0.0)
+            if isinstance(error, Refused) and error.temporary and error.retry_after_s is not None:
+                wait = float(error.retry_after_s)
+            elif isinstance(error, Temporary):
+                wait = box.quiet_s
                 box.quiet_s = min(2 * box.quiet_s, PERMANENT_PAUSE_S)
-            box.quiet_until = now + min(wait, PERMANENT_PAUSE_S)
+            box.quiet_until = asyncio.get_running_loop().time() + min(wait, PERMANENT_PAUSE_S)
+            if isinstance(error, Refused) and error.code == Code.RATE:
+                return  # with much to upload that is nothing unusual
             text = sentences(error, error.hint)
             if self.problem != text:
                 self.problem = text

@@ -75,9 +75,10 @@ class FileRelays:
 
     @property
     def is_settled(self) -> bool:
-        """Whether every relay was tried, and those that are reached are exchanged with."""
+        """Whether every relay was tried, and those that are reached are exchanged with, as far as they can be now."""
         return all(
-            link.is_tried and (not link.is_connected or link.is_exchanged) for link in self._links.values()
+            link.is_tried and (not link.is_connected or link.is_exchanged or link.problem is not None)
+            for link in self._links.values()
         )
 
     @property

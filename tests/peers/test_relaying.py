@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import crdtlog
+from crdtlog import epochs, rotation
 from crdtlog.errors import Malformed, NoPeer, PairingFailed
 from crdtlog.values import pack
 from peers.mailbox import uploads
@@ -340,3 +341,38 @@ def test_what_is_handed_over_is_a_welcome_and_relays() -> None:
         with pytest.raises(Malformed):
             welcoming.unpacked(wrong)
     assert welcoming.unpacked(pack([1, b"w"])) == (pack([1, b"w"]), ())
+
+
+# --- epochs -------------------------------------------------------------------------------------------------------
+
+
+def begin_epoch(machine: Machine, secret: bytes) -> None:
+    """Have a device hold one more epoch, and write under it, as if it had been rotated to."""
+    with crdtlog.open(machine.path, home=machine.home, create=False) as db:
+        epochs.save(machine.home, db.id, {rotation.epoch_id(secret): secret})
+    machine.sql("UPDATE crdtlog__meta SET value = ? WHERE name = 'epoch'", rotation.epoch_id(secret))
+
+
+def test_mailboxes_of_earlier_epochs_are_read_and_the_current_one_is_written(
+    laptop: Machine, phone: Machine, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        await pair_directly(laptop, phone)
+        laptop.write("under the first")
+        async with relay(tmp_path) as at:
+            async with apart(laptop, at) as node:
+                await exchanged(node, laptop)
+            assert await at.metric("new_mailboxes_total") == 1
+            begin_epoch(phone, bytes(32))
+            async with apart(phone, at) as node:
+                await exchanged(node, phone)
+                assert phone.notes() == {"under the first": ""}
+            begin_epoch(laptop, bytes(32))
+            phone.write("under the second")
+            async with apart(phone, at) as node, apart(laptop, at) as other:
+                await exchanged(node, phone)
+                await exchanged(other, laptop)
+                await until(lambda: "under the second" in laptop.notes())
+            assert await at.metric("new_mailboxes_total") == 2
+
+    run(scenario())
