@@ -60,6 +60,8 @@ class Waiting:
         self._by_dot: dict[tuple[bytes, int], list[Candidate]] = {}  # what came last is the last
         self._logs: Counter[bytes] = Counter()
         self._size = 0
+        self._members: Collection[bytes] = ()
+        self._tried: set[bytes] = set()  # digests of strangers' entries that were refused, with these members
         self.lost_from: int | None = None
         """The lowest index of a candidate for which there was no room."""
 
@@ -102,7 +104,14 @@ class Waiting:
     def ready(
         self, heads: Mapping[bytes, Head], members: Collection[bytes], max_bytes: int
     ) -> list[Candidate]:
-        """Those that can be applied one after the other now, of about so many bytes, at least one if there is any."""
+        """Those that can be applied one after the other now, of about so many bytes, at least one if there is any.
+
+        An entry by a device that is none of `members` comes alone, when nothing else is ready: who may write is not
+        decided here, and the record that lets its author in may be behind it.
+        """
+        if members != self._members:
+            self._members = members
+            self._tried.clear()
         reached = {writer: head.seq for writer, head in heads.items()}
         found: list[Candidate] = []
         size = 0
@@ -119,7 +128,22 @@ class Waiting:
                     size += len(item.signed)
                     reached[writer] = item.seq
                     moved = True
-        return found
+        return found or self._stranger(reached)
+
+    def _stranger(self, reached: Mapping[bytes, int]) -> list[Candidate]:
+        for writer in self._logs:
+            if device_of(writer) not in self._members:
+                item = self._next(writer, reached)
+                if item is not None and item.digest not in self._tried:
+                    return [item]
+        return []
+
+    def keep(self, item: Candidate) -> bool:
+        """Whether an entry that was refused waits on: a stranger's does, until the members have changed."""
+        if device_of(item.writer) in self._members:
+            return False
+        self._tried.add(item.digest)
+        return True
 
     def _next(self, writer: bytes, reached: Mapping[bytes, int]) -> Candidate | None:
         rivals = self._by_dot.get((writer, reached.get(writer, 0) + 1), ())
@@ -146,6 +170,7 @@ class Waiting:
         """Forget all of them."""
         self._by_dot.clear()
         self._logs.clear()
+        self._tried.clear()
         self._size = 0
         self.lost_from = None
 

@@ -193,7 +193,9 @@ class MailboxSync:
             self._has_progress = True
 
     def refused(self, item: Candidate, error: CrdtlogError) -> None:
-        """This one can never be applied."""
+        """This one cannot be applied, unless its author becomes a member."""
+        if self._waiting.keep(item):
+            return
         self._waiting.remove(item)
         self._remember_refused(item)
         self._skip(f"entry {item.seq} of log {item.writer.hex()[:12]} is passed over ({error})")

@@ -277,6 +277,8 @@ class RelayLink:
     async def _read(self, client: Client, box: _Box) -> None:
         async with contextlib.aclosing(client.subscribe(box.mailbox.id, box.sync.read)) as pages:
             async for page in pages:
+                if box.set_back.is_set():
+                    return  # this page follows what is to be read again
                 box.sync.receive(page.first, page.blobs, page.end, self._file.facts.heads)
                 async with box.settling:
                     await self._settle(box)

@@ -10,7 +10,7 @@ import crdtlog
 from crdtlog.database import Database
 from crdtlog.device import Device, device_from_secrets
 from crdtlog.errors import EntryRefused, Malformed
-from peers.mailbox import keys, uploads
+from peers.mailbox import contents, keys, uploads
 from peers.mailbox.uploads import Due
 from peers.relay.messages import SIZES
 from tests.crdtlog.devices import World, assert_converged, rows_of, send
@@ -243,3 +243,29 @@ def test_two_devices_agree_on_a_mailbox_of_their_own() -> None:
     assert of(phone, laptop).open(of(laptop, phone).seal(b"x", bytes(16))) == b"x"
     with pytest.raises(Malformed):
         keys.pairwise_mailbox(bytes(32), laptop, phone.id, bytes(32))
+
+
+def test_an_entry_by_somebody_who_is_let_in_later_waits_for_that(world: World) -> None:
+    one, two, _ = three(world)
+    box = Box()
+    Follower(two).visit(box)
+    send(one, two)
+    four = world.join("four", one)
+    four.execute("CREATE TABLE IF NOT EXISTS t (id TEXT PRIMARY KEY, v TEXT, n INTEGER)")
+    send(two, four)
+    put(four, "by a stranger")
+    # `two` reads what the newcomer wrote before it hears of the newcomer.
+    records = [
+        item.signed for item in four.entries_after(0, {}, 1 << 30).entries if item.writer == four.writer
+    ]
+    box.append(mailbox_of(one).seal(contents.of_entries(records), bytes(16)))
+    follower = Follower(two)
+    follower.visit(box)
+    assert follower.sync.waits > 0
+    assert ("by a stranger", "v", 0) not in rows_of(two)
+
+    send(one, two)
+    follower.settle()
+
+    assert ("by a stranger", "v", 0) in rows_of(two)
+    assert follower.sync.waits == 0
