@@ -22,7 +22,7 @@ def packed(welcome: bytes, relays: Sequence[str]) -> bytes:
 def unpacked(data: bytes) -> tuple[bytes, tuple[str, ...]]:
     """The welcome, and the relays' URLs as they were told. Raises `Malformed`."""
     match unpack(data):
-        case [2, bytes(welcome), list(relays)] if len(relays) <= MAX_RELAYS:
+        case [2, bytes(welcome), list(relays)] if 0 < len(relays) <= MAX_RELAYS:
             if all(
                 isinstance(url, str) and url.isprintable() and len(url) <= MAX_CHARACTERS for url in relays
             ):

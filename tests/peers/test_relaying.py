@@ -18,7 +18,7 @@ from peers.node import meeting, relaying, welcoming
 from peers.node.joining import join
 from peers.node.node import Node
 from peers.node.relay_address import RelayAddress
-from tests.peers.nodes import SCHEMA, Machine, linked, open_code, run, until
+from tests.peers.nodes import SCHEMA, Machine, link, linked, open_code, run, until
 from tests.peers.relay_world import Relay, relay
 
 
@@ -374,5 +374,78 @@ def test_mailboxes_of_earlier_epochs_are_read_and_the_current_one_is_written(
                 await exchanged(other, laptop)
                 await until(lambda: "under the second" in laptop.notes())
             assert await at.metric("new_mailboxes_total") == 2
+
+    run(scenario())
+
+
+# --- sync and several devices -------------------------------------------------------------------------------------
+
+
+def test_what_a_device_writes_that_knows_no_relay_comes_to_one_through_another(
+    laptop: Machine, phone: Machine, home: Callable[..., Path], tmp_path: Path
+) -> None:
+    tablet = Machine.at(home("tablet"), tmp_path)
+
+    async def scenario() -> None:
+        async with relay(tmp_path) as at, laptop.node() as node:
+            await link(node, laptop, phone)  # before there was a relay, so it is told of none
+            await node.sharing(laptop.path).relays.add(RelayAddress.parse(at.url.base))
+            async with open_code(node, laptop) as (code, _, pairing):
+                await join_at(tablet, code, at)
+                await pairing
+            async with phone.node(node.address or ""), apart(tablet):
+                phone.write("near")
+                await until(lambda: "near" in tablet.notes())
+                tablet.write("far")
+                await until(lambda: "far" in phone.notes())
+
+    run(scenario())
+    assert not phone.said("relay")
+
+
+def test_sync_counts_a_relay_as_reached_and_waits_for_it(
+    laptop: Machine, phone: Machine, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        await pair_directly(laptop, phone)
+        async with relay(tmp_path) as at:
+            laptop.write("a")
+            async with apart(laptop, at) as node:
+                result = (await node.sync(laptop.path, 20))["sync"]
+                assert result["complete"]
+                assert [device["state"] for device in result["devices"]] == ["relay"]
+                assert result["relays"] == [{"url": at.url.base, "state": "equal", "why": None}]
+            async with apart(phone, at) as node:
+                await node.sync(phone.path, 20)
+                assert phone.notes() == {"a": ""}
+        async with laptop.node(accepts=False) as node:
+            with pytest.raises(NoPeer, match="no other device"):
+                await node.sync(laptop.path, 20)
+        async with laptop.node() as node, phone.node(node.address or "") as other:
+            result = (await other.sync(phone.path, 20))["sync"]
+            assert result["complete"]
+            assert [found["state"] for found in result["relays"]] == ["unreachable"]
+            assert "cannot be reached" in result["relays"][0]["why"]
+
+    run(scenario())
+
+
+def test_status_names_the_relay_and_the_devices_that_meet_there(
+    laptop: Machine, phone: Machine, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        await pair_directly(laptop, phone)
+        phone.write("a")
+        async with relay(tmp_path) as at, apart(laptop, at) as node:
+            async with apart(phone, at) as other:
+                await exchanged(other, phone)
+                await until(lambda: "a" in laptop.notes())
+            laptop.write("b")
+            await exchanged(node, laptop)
+            found = await node.sharing(laptop.path).status()
+            (device,) = (device for device in found["devices"] if not device["self"])
+            assert (device["path"], device["address"], device["connected"]) == ("relay", at.url.base, False)
+            assert device["lag"] == 1
+            assert found["relays"] == [{"url": at.url.base, "connected": True, "problem": None}]
 
     run(scenario())

@@ -3,11 +3,15 @@
 import os
 
 from crdtlog import entry
-from crdtlog.errors import EntryRefused, Malformed
+from crdtlog.errors import EntryRefused, Malformed, Usage
+from crdtlog.values import pack
 from peers.mailbox import candidates, contents
 from peers.mailbox.contents import Piece
 from peers.mailbox.keys import epoch_mailbox
 from peers.mailbox.sync import MailboxSync
+from peers.node import welcoming
+from peers.node.relay_address import RelayAddress
+from tests.fuzz.mutate import MSGPACK
 from tests.fuzz.targets.log import signed_entries
 from tests.fuzz.targets.vectors import DATABASE, LAPTOP
 from tests.fuzz.trial import Subject, Target, require
@@ -76,7 +80,39 @@ def _relays_blob() -> Subject:
     return Subject([_MAILBOX.seal(each, bytes(16)) for each in _contents()], _sync, (), holds=holds)
 
 
+def _handed() -> Subject:
+    """What an issuer hands to a joiner: a welcome, and relays."""
+    seeds = [
+        welcoming.packed(b"welcome", ["wss://relay.example", "ws://127.0.0.1:4711"]),
+        welcoming.packed(pack([1, b"genesis"]), []),
+    ]
+    return Subject(
+        seeds, welcoming.unpacked, (Malformed,), MSGPACK, write=lambda found: welcoming.packed(*found)
+    )
+
+
+def _address() -> Subject:
+    """A relay as somebody named it."""
+    pin = "ab" * 32
+    seeds = [
+        "wss://relay.example",
+        f"wss://192.168.1.5:4711/x#sha256={pin}",
+        f"wss://[fe80::1]:4711#sha256={pin}&token=secret",
+        "ws://localhost:4711#token=x",
+    ]
+
+    def read(case: bytes) -> RelayAddress:
+        return RelayAddress.parse(case.decode("utf-8", "surrogateescape"))
+
+    def write(address: RelayAddress) -> bytes:
+        return address.text.encode()
+
+    return Subject([seed.encode() for seed in seeds], read, (Usage,), write=write)
+
+
 TARGETS = [
+    Target("mailbox.handed", 5_000, _handed),
+    Target("mailbox.relay_address", 10_000, _address),
     Target("mailbox.content", 10_000, _content),
     Target("mailbox.candidate", 5_000, _candidate),
     Target("mailbox.members_content", 3_000, _members_content),
