@@ -18,6 +18,18 @@ from peers.node import meeting, relaying, welcoming
 from peers.node.joining import join
 from peers.node.node import Node
 from peers.node.relay_address import RelayAddress
+from peers.relay import core
+from peers.relay.messages import (
+    Append,
+    ClientHello,
+    Got,
+    Meet,
+    Open,
+    Request,
+    Say,
+    Subscribe,
+    decode_request,
+)
 from tests.peers.nodes import SCHEMA, Machine, link, linked, open_code, run, until
 from tests.peers.relay_world import Relay, relay
 
@@ -183,30 +195,52 @@ def test_large_values_travel_in_pieces(laptop: Machine, phone: Machine, tmp_path
 
 
 def test_nothing_of_names_ids_and_values_can_be_recognised_at_the_relay(
-    laptop: Machine, phone: Machine, tmp_path: Path
+    laptop: Machine, phone: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "relay"
     folder.mkdir()
+    heard: list[bytes] = []
+
+    def hear(frame: bytes) -> Request:
+        heard.append(frame)
+        return decode_request(frame)
+
+    monkeypatch.setattr(core, "decode_request", hear)
 
     async def scenario() -> None:
-        await pair_directly(laptop, phone)
         laptop.write("key-of-a-row", "a value that nobody else should read " * 3)
-        phone.write("key-of-phone", "another")
-        async with relay(folder) as at, apart(laptop, at), apart(phone, at):
-            await until(lambda: len(laptop.notes()) == len(phone.notes()) == 2)
+        async with relay(folder) as at:
+            async with (
+                laptop.node(relays=[at.url.base]) as node,
+                open_code(node, laptop) as (code, _, pairing),
+            ):
+                await join_at(phone, code, at)
+                await pairing
+                codes.append(code.partition("-")[2].encode())
+            phone.write("key-of-phone", "another")
+            async with apart(laptop, at), apart(phone, at):
+                await until(lambda: len(laptop.notes()) == len(phone.notes()) == 2)
 
+    codes: list[bytes] = []
     run(scenario())
-    stored = b"".join(path.read_bytes() for path in folder.iterdir())
-    ids = [laptop.id, phone.id, laptop.id.hex().encode(), phone.id.hex().encode()]
+    seen = b"".join(heard) + b"".join(path.read_bytes() for path in folder.iterdir())
+    ids = [laptop.id, phone.id, *codes]
     with contextlib.closing(sqlite3.connect(laptop.path)) as connection:
         ids += [
             row[0] for row in connection.execute("SELECT value FROM crdtlog__meta WHERE name = 'database'")
         ]
         ids += [row[0] for row in connection.execute("SELECT writer FROM crdtlog__writer")]
         ids += [row[0] for row in connection.execute("SELECT sign_key FROM crdtlog__device")]
-    assert len(stored) > 1000
-    for secret in (*ids, b"laptop", b"phone", b"notes", b"key-of", b"nobody else", b"crdtlog__"):
-        assert secret not in stored
+        ids += [row[0] for row in connection.execute("SELECT receive_key FROM crdtlog__device")]
+    assert len(seen) > 10_000
+    assert {decode_request(frame).__class__ for frame in heard} == {
+        ClientHello, Open, Append, Subscribe, Got, Meet, Say,
+    }  # fmt: skip
+    for secret in (*ids, *(some.hex().encode() for some in ids)):
+        assert len(secret) >= 10
+        assert secret not in seen
+    for word in (b"laptop", b"phone", b"notes", b"key-of", b"nobody else", b"crdtlog__"):
+        assert word not in seen
 
 
 # --- pairing through a relay --------------------------------------------------------------------------------------
