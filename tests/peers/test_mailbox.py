@@ -1,10 +1,13 @@
 """A mailbox as devices use it: what one leaves, the others find, also after the relay has lost some of it."""
 
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import crdtlog
 from crdtlog.database import Database
@@ -13,7 +16,7 @@ from crdtlog.errors import EntryRefused, Malformed
 from peers.mailbox import contents, keys, uploads
 from peers.mailbox.uploads import Due
 from peers.relay.messages import SIZES
-from tests.crdtlog.devices import World, assert_converged, rows_of, send
+from tests.crdtlog.devices import World, assert_converged, quick_directory, rows_of, send
 from tests.peers.mailbox_world import Box, Follower, mailbox_of
 
 SCHEMA = ["CREATE TABLE t (id TEXT PRIMARY KEY, v TEXT, n INTEGER)"]
@@ -269,3 +272,41 @@ def test_an_entry_by_somebody_who_is_let_in_later_waits_for_that(world: World) -
 
     assert ("by a stranger", "v", 0) in rows_of(two)
     assert follower.sync.waits == 0
+
+
+@given(seed=st.integers(0, 1 << 30))
+def test_however_devices_visit_and_whatever_is_lost_a_mailbox_can_be_read_from_its_beginning(
+    seed: int,
+) -> None:
+    rng = random.Random(seed)
+    with quick_directory() as directory, World(directory) as world:
+        dbs = three(world)
+        box, followers = Box(), [Follower(db) for db in dbs]
+        for step in range(rng.randrange(1, 12)):
+            number, other = rng.randrange(3), rng.randrange(3)
+            match rng.choice(["put", "visit", "visit", "patient", "near", "again", "lose", "expire"]):
+                case "put" if dbs[number].tables():
+                    put(dbs[number], f"k{step}")
+                case "visit":
+                    followers[number].visit(box)
+                case "patient":
+                    followers[number].visit(box, patient=True)
+                case "near" if number != other:
+                    send(dbs[number], dbs[other])
+                case "again":
+                    followers[number] = followers[number].again()
+                case "lose":
+                    box.lose()
+                case "expire":
+                    box.expire(rng.randrange(1, box.last + 2))
+        for follower in [*followers, *followers]:
+            follower.visit(box)
+
+        # Whoever reads it all now, with what any of them holds to apply it to, gets everything.
+        reader = Follower(world.join("reader", dbs[0]))
+        followers[0].visit(box)
+        reader.visit(box)
+        assert reader.sync.waits == 0
+        for follower in [*followers, *followers]:
+            follower.visit(box)
+        assert_converged([*dbs, reader.db], ["t"])
