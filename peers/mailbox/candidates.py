@@ -106,8 +106,8 @@ class Waiting:
     ) -> list[Candidate]:
         """Those that can be applied one after the other now, of about so many bytes, at least one if there is any.
 
-        An entry by a device that is none of `members` comes alone, when nothing else is ready: who may write is not
-        decided here, and the record that lets its author in may be behind it.
+        Entries by a device that is none of `members` come by themselves, when nothing else is ready: who may write is
+        not decided here (a former member could), and the record that lets their author in may be behind them.
         """
         if members != self._members:
             self._members = members
@@ -128,15 +128,21 @@ class Waiting:
                     size += len(item.signed)
                     reached[writer] = item.seq
                     moved = True
-        return found or self._stranger(reached)
+        return found or self._strangers(reached, max_bytes)
 
-    def _stranger(self, reached: Mapping[bytes, int]) -> list[Candidate]:
+    def _strangers(self, reached: dict[bytes, int], max_bytes: int) -> list[Candidate]:
+        found: list[Candidate] = []
+        size = 0
         for writer in self._logs:
-            if device_of(writer) not in self._members:
-                item = self._next(writer, reached)
-                if item is not None and item.digest not in self._tried:
-                    return [item]
-        return []
+            if found or device_of(writer) in self._members:
+                continue
+            while (item := self._next(writer, reached)) is not None and item.digest not in self._tried:
+                if found and size + len(item.signed) > max_bytes:
+                    break
+                found.append(item)
+                size += len(item.signed)
+                reached[writer] = item.seq
+        return found
 
     def keep(self, item: Candidate) -> bool:
         """Whether an entry that was refused waits on: a stranger's does, until the members have changed."""

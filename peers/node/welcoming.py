@@ -2,7 +2,7 @@
 
 Knows the two parts. Must not know what is in the welcome. Without relays it is the engine's welcome alone.
 
-    [2, welcome, [URL, …]]     msgpack; a welcome alone begins with 1
+    ["relays", welcome, [URL, …]]     msgpack; a welcome alone begins with a number
 """
 
 from collections.abc import Sequence
@@ -11,18 +11,18 @@ from crdtlog.errors import Malformed
 from crdtlog.values import pack, unpack
 from peers.node.relay_address import MAX_CHARACTERS, MAX_RELAYS
 
-_WITH_RELAYS = 2
+_MARK = "relays"
 
 
 def packed(welcome: bytes, relays: Sequence[str]) -> bytes:
     """The bytes to hand over."""
-    return pack([_WITH_RELAYS, welcome, list(relays)[:MAX_RELAYS]]) if relays else welcome
+    return pack([_MARK, welcome, list(relays)[:MAX_RELAYS]]) if relays else welcome
 
 
 def unpacked(data: bytes) -> tuple[bytes, tuple[str, ...]]:
     """The welcome, and the relays' URLs as they were told. Raises `Malformed`."""
     match unpack(data):
-        case [2, bytes(welcome), list(relays)] if 0 < len(relays) <= MAX_RELAYS:
+        case ["relays", bytes(welcome), list(relays)] if 0 < len(relays) <= MAX_RELAYS:
             if all(
                 isinstance(url, str) and url.isprintable() and len(url) <= MAX_CHARACTERS for url in relays
             ):

@@ -371,7 +371,7 @@ def test_nobody_waits_at_a_relay(
 def test_what_is_handed_over_is_a_welcome_and_relays() -> None:
     assert welcoming.unpacked(welcoming.packed(pack([1]), [])) == (pack([1]), ())
     assert welcoming.unpacked(welcoming.packed(b"welcome", ["wss://a"])) == (b"welcome", ("wss://a",))
-    for wrong in (pack([2, b"w", [1]]), pack([2, b"w", ["x" * 3000]])):
+    for wrong in (pack(["relays", b"w", [1]]), pack(["relays", b"w", ["x" * 3000]])):
         with pytest.raises(Malformed):
             welcoming.unpacked(wrong)
     assert welcoming.unpacked(pack([1, b"w"])) == (pack([1, b"w"]), ())
