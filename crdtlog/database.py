@@ -33,6 +33,7 @@ from crdtlog.clock import stamp_ms
 from crdtlog.connection import escaping_text, translate
 from crdtlog.device import Device, Home, new_writer
 from crdtlog.drain import Drained, Drainer
+from crdtlog.epoch_keys import EpochKeys
 from crdtlog.live import Live, each
 from crdtlog.log import Batch
 from crdtlog.members import Member
@@ -69,6 +70,8 @@ class Database:
         self._telling = Telling(state, home)
         #: the relays that this file's devices use, and how far they were read
         self.relays = Relays(state)
+        #: the epochs' secrets, for those who seal
+        self.epoch_keys = EpochKeys(state)
         #: how many entries were written anew when the file was opened; None if its log went on as it was
         self.written_anew: int | None = None
 
@@ -108,12 +111,7 @@ class Database:
     def epochs(self) -> dict[bytes, bytes]:
         """The secrets of all epochs this device holds, by id: the current one first, then the deepest."""
         self._state.refresh()
-        return rotating.by_depth(self._state)
-
-    @property
-    def first_secret(self) -> bytes | None:
-        """The secret of the epoch that the database began with, if this device has it."""
-        return self._state.epochs.get(cast(bytes, catalog.get_meta(self._state.connection, "first_epoch")))
+        return self.epoch_keys.held()
 
     def __enter__(self) -> Self:
         return self
@@ -260,6 +258,7 @@ class Database:
         self._state.refresh()
         if not self._state.may_write:
             return self._undo_written()
+        rotating.before_writing(self._state)
         try:
             return drain.drain(self._state, self._drainer)
         finally:
@@ -294,6 +293,8 @@ class Database:
         skipped. Raises `EntryRefused`, `Malformed`, `TooLarge`, `TablePaused` if the first entry cannot be accepted; a
         later one ends the batch early instead.
         """
+        self._state.refresh()
+        rotating.before_writing(self._state)
         applied = accept.apply(self._state, self._drainer, signed, hold_ms)
         each(self._live, Live.refresh)
         return applied
@@ -430,10 +431,7 @@ class Database:
         if not rotating.is_rotation_due(self._state):
             return False
         self.drain_all()
-        with self._state.transaction():
-            if is_due := rotating.is_rotation_due(self._state):
-                rotating.rotate(self._state)
-        return is_due
+        return rotating.rotate_if_due(self._state)
 
     def recover(self, key: RecoveryKey) -> None:
         """Make this device an admin by the recovery key, whatever was said of it. Raises `Usage` for another key."""

@@ -4,7 +4,10 @@
 and the home, where secrets rest. A secret is durable in the home before anything in the file depends on it.
 """
 
+from collections.abc import Mapping
+
 from crdtlog import catalog, members, rotation
+from crdtlog.drain import has_pending
 from crdtlog.membership import Rotate
 from crdtlog.membership.records import MAX_PARENTS
 from crdtlog.state import State
@@ -12,17 +15,12 @@ from crdtlog.state import State
 
 def unlock(state: State) -> None:
     """Learn the secrets that the records held give to this device."""
-    rotations = _rotations(state)
-    found = rotation.secrets_from(state.database, state.device, rotations, state.epochs)
-    news = {epoch: secret for epoch, secret in found.items() if epoch not in state.epochs}
-    if news:
-        state.keys.keep(news)
-        state.epochs.update(news)
+    keep(state, rotation.secrets_from(state.database, state.device, rotations(state), state.epochs))
 
 
 def choose(state: State) -> None:
     """Write under the deepest epoch that nobody removed knows, of those held; under the one before if there is none."""
-    if state.role(state.device.id) is None or not _rotations(state):
+    if state.role(state.device.id) is None or not rotations(state):
         return
     best = state.group.found.writing_epoch(state.epochs)
     if best is not None and best != state.epoch:
@@ -39,9 +37,25 @@ def is_rotation_due(state: State) -> bool:
     return best is None or any(found.lacking(epoch) for epoch in found.epochs.get(best, ()))
 
 
+def rotate_if_due(state: State) -> bool:
+    """Rotate in a transaction of its own, if that is due; whether it was."""
+    with state.transaction():
+        if is_due := is_rotation_due(state):
+            rotate(state)
+    return is_due
+
+
+def before_writing(state: State) -> None:
+    """What is written here goes under an epoch that nobody removed knows: if there is none, one is begun first."""
+    group = state.group
+    is_safe = group.is_plain or group.found.writing_epoch([state.epoch]) == state.epoch
+    if not is_safe and has_pending(state):
+        rotate_if_due(state)
+
+
 def rotate(state: State) -> None:
     """Begin a new epoch, known to exactly the members that are known here; inside the caller's transaction."""
-    parents = {parent for record in _rotations(state) for parent in record.parents}
+    parents = {parent for record in rotations(state) for parent in record.parents}
     # Those that no other follows; of very many, such that at least the one in use leads on to the past.
     tops = sorted(set(state.epochs) - parents, key=lambda epoch: (epoch != state.epoch, epoch))[:MAX_PARENTS]
     recipients = {member.device: member.receive_key for member in members.members(state)}
@@ -54,17 +68,16 @@ def rotate(state: State) -> None:
     choose(state)
 
 
-def by_depth(state: State) -> dict[bytes, bytes]:
-    """All secrets held: the current epoch's first, then the deepest."""
-    depths: dict[bytes, int] = {}
-    if _rotations(state):
-        depths = {
-            name: max(epoch.depth for epoch in those) for name, those in state.group.found.epochs.items()
-        }
-    order = sorted(state.epochs, key=lambda epoch: (epoch != state.epoch, -depths.get(epoch, 0), epoch))
-    return {epoch: state.epochs[epoch] for epoch in order}
+def keep(state: State, found: Mapping[bytes, bytes]) -> bool:
+    """Keep the secrets that are news; whether there were any."""
+    news = {epoch: secret for epoch, secret in found.items() if epoch not in state.epochs}
+    if news:
+        state.keys.keep(news)
+        state.epochs.update(news)
+    return bool(news)
 
 
-def _rotations(state: State) -> list[Rotate]:
+def rotations(state: State) -> list[Rotate]:
+    """The rotations held."""
     nodes = state.group.graph.nodes
     return [node.record.content for node in nodes if isinstance(node.record.content, Rotate)]

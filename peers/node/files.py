@@ -53,7 +53,8 @@ PAUSED_RETRY_SECONDS = 30.0
 class Facts(NamedTuple):
     """What a file holds after the last hold of its lock: log ends, members, its writer and epochs (current first).
 
-    `removed` are the devices that do not belong any more, `first_secret` is that of the database's first epoch.
+    `removed` are the devices that do not belong any more, `first_secret` is that of the database's first epoch,
+    `is_safe` whether nobody removed knows the current one's.
     `unconfirmed` are the hashes of own entries that others cannot know, if the file is in order.
     """
 
@@ -63,6 +64,7 @@ class Facts(NamedTuple):
     writer: bytes
     epochs: Mapping[bytes, bytes]
     first_secret: bytes | None
+    is_safe: bool
     unconfirmed: Mapping[int, bytes]
 
 
@@ -374,7 +376,8 @@ def _facts(engine: Database) -> Facts:
         tuple(device for device in devices if device.role is None),
         engine.writer,
         engine.epochs(),
-        engine.first_secret,
+        engine.epoch_keys.first,
+        engine.epoch_keys.is_safe,
         engine.unconfirmed(),
     )
 

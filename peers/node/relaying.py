@@ -11,7 +11,7 @@ import logging
 import os
 import random
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 from crdtlog.database import Database
@@ -26,12 +26,13 @@ from crdtlog.errors import (
     TooLarge,
 )
 from crdtlog.log import Batch
-from crdtlog.versions import device_of
+from crdtlog.versions import Head, device_of
 from peers.mailbox.candidates import Candidate
 from peers.mailbox.keys import Mailbox, epoch_mailbox
 from peers.mailbox.sync import BATCH_BYTES, MailboxSync
 from peers.mailbox.uploads import Due, Upload
 from peers.node.files import Facts, SharedFile
+from peers.node.handing import hand_over
 from peers.node.relay_address import RelayAddress
 from peers.node.wording import sentences
 from peers.relay.client import Client
@@ -98,9 +99,12 @@ class RelayLink:
         self._file = file
         self._owner = owner
         self._boxes: dict[bytes, _Box] = {}
+        self._farewells: Mapping[bytes, Mapping[bytes, int]] = {}
         self._poked = asyncio.Event()
         self._epochs_changed = asyncio.Event()
         self._is_admitted = False
+        self._is_handed_over = False
+        """Whether what members leave for one another alone was looked through, since the epochs changed."""
         self._is_hurried = False
         self._told: str | None = None
         self._stalled: str | None = None
@@ -143,11 +147,20 @@ class RelayLink:
         """Whether everything there was read and dealt with, and everything here is there."""
         current = self._current()
         return (
+            self.is_read
+            and current is not None
+            and self._file.facts.is_safe
+            and not current.sync.uploads.lacks_any(self._file.facts.heads)
+        )
+
+    @property
+    def is_read(self) -> bool:
+        """Whether everything there was read and dealt with."""
+        return (
             self.is_connected
             and self._is_admitted
-            and current is not None
-            and all(self._is_read(box) for box in self._boxes.values())
-            and not current.sync.uploads.lacks_any(self._file.facts.heads)
+            and self._is_handed_over
+            and all(map(self._is_read, self._boxes.values()))
         )
 
     def _is_read(self, box: _Box) -> bool:
@@ -217,9 +230,15 @@ class RelayLink:
     async def _serve(self, client: Client) -> None:
         """Tend all mailboxes until the connection ends, which raises."""
         tasks: dict[bytes, asyncio.Task[None]] = {}
+        handing = asyncio.create_task(asyncio.sleep(0))
         try:
+            await handing
             while True:
                 self._epochs_changed.clear()
+                self._farewells = await self._file.run(lambda engine: engine.epoch_keys.farewells())
+                if handing.done():
+                    self._is_handed_over = False
+                    handing = asyncio.create_task(self._hand_over(client))
                 for epoch, secret in list(self._file.facts.epochs.items())[: client.limits.mailboxes]:
                     if epoch not in tasks:
                         box = self._boxes.get(epoch) or await self._new_box(epoch, secret)
@@ -233,7 +252,37 @@ class RelayLink:
                 for task in done - {news}:
                     task.result()
         finally:
-            await _ended(tasks.values())
+            await _ended([handing, *tasks.values()])
+
+    async def _hand_over(self, client: Client) -> None:
+        done: bytes | None = None
+        try:
+            while done != (current := next(iter(self._file.facts.epochs))):
+                await hand_over(client, self._file)
+                done = current
+        except CrdtlogError as error:
+            logger.debug("relay %s: keys were not handed over: %s", self.address.shown, error)
+        self._is_handed_over = True
+        self._wake()
+        self._owner.relay_changed(self)
+
+    def _heads(self, box: _Box) -> Mapping[bytes, Head] | None:
+        """What belongs into a mailbox of what is held here; None if nothing is put there now.
+
+        All of it into the current epoch's, if nobody removed can read that. Into one that others follow, what those who
+        still read there need to follow, too.
+        """
+        facts = self._file.facts
+        if box is self._current():
+            return facts.heads if facts.is_safe else None
+        until = self._farewells.get(box.mailbox.epoch)
+        if until is None:
+            return None
+        return {
+            writer: head._replace(seq=min(head.seq, until[writer]))
+            for writer, head in facts.heads.items()
+            if writer in until
+        }
 
     async def _new_box(self, epoch: bytes, secret: bytes) -> _Box:
         mailbox = epoch_mailbox(self._file.database, epoch, secret)
@@ -349,7 +398,7 @@ class RelayLink:
             if self._is_hurried and box.must_reach is None and box.sync.is_at_end:
                 # What others appended a moment ago may not have been pushed yet.
                 box.must_reach = (await client.open(box.mailbox.key)).last
-            if box is self._current():
+            if self._heads(box) is not None:
                 await self._upload_or_pause(client, box)
             await self._save_soon(box)
             if self.is_exchanged:
@@ -402,8 +451,8 @@ class RelayLink:
         now = asyncio.get_running_loop().time()
         uploads = box.sync.uploads
         while box.sync.may_upload(own := self._file.facts.writer):
-            heads = self._file.facts.heads
-            if (due := uploads.due(heads, own, now)) is None:
+            heads = self._heads(box)
+            if heads is None or (due := uploads.due(heads, own, now)) is None:
                 return
             lacking = uploads.lacking(due, heads, own)
             position, is_end = 0, False
@@ -412,7 +461,12 @@ class RelayLink:
                 if batch is None:
                     await self._owner.begin_anew()
                     return
-                await self._append(client, box, uploads.plan(batch.entries, due, client.limits.largest_blob))
+                wanted = [
+                    item
+                    for item in batch.entries
+                    if item.writer in heads and item.seq <= heads[item.writer].seq
+                ]
+                await self._append(client, box, uploads.plan(wanted, due, client.limits.largest_blob))
                 position, is_end = batch.position, batch.end
             uploads.done(due, heads, own)
             if due is Due.ALL:

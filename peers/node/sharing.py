@@ -419,6 +419,9 @@ class Sharing:
         """A relay was reached, or something was exchanged with it; see `relaying.Owner`."""
         if link.is_exchanged and not self._is_settled:
             self._start(self._settle())
+        if link.is_read and self._must_look_at_keys:
+            self._must_look_at_keys = False
+            self._start(self._rotate_if_due())
         self._tell()
 
     # --- ends -----------------------------------------------------------------------------------------------------

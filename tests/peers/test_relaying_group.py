@@ -1,0 +1,128 @@
+"""A group that changes while its devices meet at a relay alone: who stays is not stranded, who goes gets nothing."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import crdtlog
+from crdtlog.database import Database
+from crdtlog.epoch_keys import EpochKeys
+from peers.mailbox import uploads
+from peers.node import relaying
+from tests.peers.nodes import Machine, link, linked, run, until
+from tests.peers.relay_world import relay
+from tests.peers.test_relaying import apart, exchanged
+
+
+@pytest.fixture(autouse=True)
+def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "GRACE_S", 0.2)
+    monkeypatch.setattr(uploads, "GRACE_JITTER_S", 0.2)
+    monkeypatch.setattr(relaying, "FIRST_PAUSE_S", 0.1)
+    monkeypatch.setattr(relaying, "LONGEST_PAUSE_S", 0.4)
+
+
+@pytest.fixture
+def desktop(tmp_path: Path) -> Machine:
+    return Machine.at(tmp_path / "desktop", tmp_path)
+
+
+@contextmanager
+def opened(machine: Machine) -> Iterator[Database]:
+    with crdtlog.open(machine.path, home=machine.home, create=False) as db:
+        yield db
+
+
+async def three(laptop: Machine, phone: Machine, desktop: Machine) -> None:
+    async with linked(laptop, phone) as node:
+        await link(node, laptop, desktop)
+
+
+def removes(remover: Machine, removed: Machine) -> None:
+    device = removed.id
+    with opened(remover) as db:
+        db.remove_member(device)
+
+
+def epoch(machine: Machine) -> bytes:
+    with opened(machine) as db:
+        return db.epoch
+
+
+def secrets(machine: Machine) -> set[bytes]:
+    with opened(machine) as db:
+        return set(db.epochs())
+
+
+@pytest.mark.parametrize("way", ["old mailbox", "mailbox of two"])
+def test_who_was_away_finds_removal_and_rotation_at_the_relay(
+    laptop: Machine,
+    phone: Machine,
+    desktop: Machine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+) -> None:
+    if way == "mailbox of two":  # as if that of the epoch before had expired
+        monkeypatch.setattr(EpochKeys, "farewells", lambda self: {})
+
+    async def scenario() -> None:
+        await three(laptop, phone, desktop)
+        async with relay(tmp_path) as at:
+            laptop.write("a", "before")
+            for machine in (laptop, desktop, phone):
+                async with apart(machine, at) as node:
+                    await exchanged(node, machine)
+            before = epoch(laptop)
+            removes(laptop, phone)
+            laptop.write("b", "after")
+            async with apart(laptop, at) as node:
+                await exchanged(node, laptop)
+                if way == "mailbox of two":
+                    await until(lambda: node.sharing(laptop.path).relays.is_exchanged)
+            async with apart(desktop, at) as node:
+                await until(lambda: desktop.notes() == {"a": "before", "b": "after"})
+                assert desktop.said("phone was removed by laptop")
+                await exchanged(node, desktop)
+            assert epoch(desktop) == epoch(laptop) != before
+            async with apart(phone, at):
+                if way == "old mailbox":
+                    await until(lambda: phone.said("this device was removed by laptop"))
+            assert phone.notes() == {"a": "before"}
+            assert epoch(laptop) not in secrets(phone)
+
+    run(scenario())
+
+
+def test_two_removals_apart_are_followed_by_keys_that_neither_has(
+    laptop: Machine, phone: Machine, desktop: Machine, tmp_path: Path
+) -> None:
+    tablet = Machine.at(tmp_path / "tablet", tmp_path)
+
+    async def scenario() -> None:
+        async with linked(laptop, phone) as node:
+            await link(node, laptop, desktop, role="admin")
+            await link(node, laptop, tablet)
+            for machine in (phone, desktop):
+                async with machine.node():
+                    await until(lambda machine=machine: machine.said("tablet is a member"))
+        async with relay(tmp_path) as at:
+            removes(laptop, phone)
+            removes(desktop, tablet)
+            laptop.write("a", "by laptop")
+            desktop.write("b", "by desktop")
+            for _ in range(2):
+                for machine in (laptop, desktop):
+                    async with apart(machine, at) as node:
+                        await exchanged(node, machine)
+            assert laptop.notes() == desktop.notes() == {"a": "by laptop", "b": "by desktop"}
+            assert epoch(laptop) == epoch(desktop)
+            for machine in (phone, tablet):
+                async with apart(machine, at):
+                    await until(lambda machine=machine: machine.said("was removed"))
+                assert machine.notes() == {}
+                assert epoch(laptop) not in secrets(machine)
+
+    run(scenario())
