@@ -48,6 +48,7 @@ FIRST_QUIET_S = 5.0
 RETRY_S = 1.0
 SAVE_S = 1.0
 """How far a mailbox was read is written down this often at most."""
+LONGEST_WAIT_S = 60.0
 APPENDS = 16
 """So many appends are under way at once."""
 
@@ -342,6 +343,8 @@ class RelayLink:
             batch = box.sync.ready(facts.heads, {member.device for member in facts.members}, facts.writer)
             if box.sync.is_restored:
                 await self._owner.begin_anew()
+                if self._file.facts.writer == facts.writer:
+                    raise CrdtlogError("the log of this device has to begin anew, and cannot yet")
                 box.sync.forget_restored()
             elif batch:
                 await self._apply(box, batch)
@@ -410,12 +413,13 @@ class RelayLink:
 
     async def _wait(self, box: _Box) -> None:
         now = asyncio.get_running_loop().time()
-        times = [box.sync.uploads.wake_at, box.save_at or None]
-        wake_at = min((max(at, box.quiet_until) for at in times if at is not None), default=None)
-        if box.quiet_until > now:
-            wake_at = min(wake_at or box.quiet_until, box.quiet_until)
+        times = [box.save_at or None]
+        if box is self._current() and box.sync.may_upload(self._file.facts.writer):
+            upload_at = box.sync.uploads.wake_at
+            times.append(max(upload_at or 0.0, box.quiet_until) or None)
+        wake_at = min((at for at in times if at is not None and at > now), default=now + LONGEST_WAIT_S)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(None if wake_at is None else max(wake_at - now, 0.01)):
+            async with asyncio.timeout(wake_at - now):
                 await box.woken.wait()
         box.woken.clear()
 
@@ -450,10 +454,13 @@ class RelayLink:
     async def _upload(self, client: Client, box: _Box) -> None:
         now = asyncio.get_running_loop().time()
         uploads = box.sync.uploads
+        tried: set[Due] = set()
         while box.sync.may_upload(own := self._file.facts.writer):
             heads = self._heads(box)
-            if heads is None or (due := uploads.due(heads, own, now)) is None:
-                return
+            due = None if heads is None else uploads.due(heads, own, now)
+            if heads is None or due is None or due in tried:
+                return  # what has come meanwhile wakes us again
+            tried.add(due)
             lacking = uploads.lacking(due, heads, own)
             position, is_end = 0, False
             while not is_end:

@@ -69,6 +69,11 @@ class FileRelays:
     # --- questions ------------------------------------------------------------------------------------------------
 
     @property
+    def links(self) -> Sequence[RelayLink]:
+        """One for each relay."""
+        return list(self._links.values())
+
+    @property
     def addresses(self) -> Sequence[RelayAddress]:
         """The relays in use."""
         return [link.address for link in self._links.values()]

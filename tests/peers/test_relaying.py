@@ -1,5 +1,6 @@
 """Devices that meet at a relay: real nodes, a real relay, and no way to reach one another directly."""
 
+import asyncio
 import contextlib
 import os
 import sqlite3
@@ -388,7 +389,7 @@ def begin_epoch(machine: Machine, secret: bytes) -> None:
 
 
 def test_mailboxes_of_earlier_epochs_are_read_and_the_current_one_is_written(
-    laptop: Machine, phone: Machine, tmp_path: Path
+    laptop: Machine, phone: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario() -> None:
         await pair_directly(laptop, phone)
@@ -408,6 +409,20 @@ def test_mailboxes_of_earlier_epochs_are_read_and_the_current_one_is_written(
                 await exchanged(other, laptop)
                 await until(lambda: "under the second" in laptop.notes())
             assert await at.metric("new_mailboxes_total") == 2
+            async with apart(laptop, at) as node:
+                await exchanged(node, laptop)
+                looks: list[object] = []
+
+                async def look(*what: object) -> None:
+                    looks.append(what)
+
+                (link,) = node.sharing(laptop.path).relays.links
+                monkeypatch.setattr(link, "_save_soon", look)
+                for box in link._boxes.values():
+                    box.sync.uploads._due_at = 0.0  # as when an epoch ends while something is to be uploaded
+                link._wake()
+                await asyncio.sleep(1)
+                assert len(looks) < 20, "nothing has to be done, and it is done again and again"
 
     run(scenario())
 
