@@ -332,7 +332,7 @@ class RelayLink:
                 box.sync.receive(page.first, page.blobs, page.end, self._file.facts.heads)
                 async with box.settling:
                     await self._settle(box)
-                box.woken.set()
+                self._wake()
 
     async def _settle(self, box: _Box) -> None:
         """Deal with all entries that were read, as far as they can be."""
@@ -414,7 +414,7 @@ class RelayLink:
     async def _wait(self, box: _Box) -> None:
         now = asyncio.get_running_loop().time()
         times = [box.save_at or None]
-        if box is self._current() and box.sync.may_upload(self._file.facts.writer):
+        if box is self._current() and self._may_upload(box):
             upload_at = box.sync.uploads.wake_at
             times.append(max(upload_at or 0.0, box.quiet_until) or None)
         wake_at = min((at for at in times if at is not None and at > now), default=now + LONGEST_WAIT_S)
@@ -451,11 +451,18 @@ class RelayLink:
                 self._owner.say(f"uploading to relay {self.address.shown} again")
             box.quiet_until, box.quiet_s = 0.0, FIRST_QUIET_S
 
+    def _may_upload(self, box: _Box) -> bool:
+        """Whether everything was read; of earlier epochs' mailboxes, too, unless nothing can be taken for now (R11)."""
+        own = self._file.facts.writer
+        others = [each for each in self._boxes.values() if each is not box and self._stalled is None]
+        return all(each.sync.may_upload(own) for each in (box, *others))
+
     async def _upload(self, client: Client, box: _Box) -> None:
         now = asyncio.get_running_loop().time()
         uploads = box.sync.uploads
         tried: set[Due] = set()
-        while box.sync.may_upload(own := self._file.facts.writer):
+        while self._may_upload(box):
+            own = self._file.facts.writer
             heads = self._heads(box)
             due = None if heads is None else uploads.due(heads, own, now)
             if heads is None or due is None or due in tried:
