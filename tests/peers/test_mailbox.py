@@ -1,6 +1,7 @@
 """A mailbox as devices use it: what one leaves, the others find, also after the relay has lost some of it."""
 
 import contextlib
+import json
 import os
 import random
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from crdtlog.device import Device, device_from_secrets
 from crdtlog.errors import EntryRefused, Malformed
 from peers.mailbox import contents, keys, uploads
 from peers.mailbox.uploads import Due
+from peers.node import meeting
 from peers.relay.messages import SIZES
 from tests.crdtlog.devices import World, assert_converged, quick_directory, rows_of, send
 from tests.peers.mailbox_world import Box, Follower, mailbox_of
@@ -314,3 +316,30 @@ def test_however_devices_visit_and_whatever_is_lost_a_mailbox_can_be_read_from_i
         for follower in [*followers, *followers]:
             follower.visit(box)
         assert_converged([*dbs, reader.db], ["t"])
+
+
+# --- what is kept for ever ----------------------------------------------------------------------------------------
+
+
+def test_mailboxes_and_blobs_are_those_of_the_vectors() -> None:
+    """A device of any version finds the mailbox, and opens what is there."""
+    recorded = json.loads((Path(__file__).resolve().parents[1] / "vectors" / "mailbox.json").read_text())
+    database, epoch, secret = (bytes.fromhex(recorded[name]) for name in ("database", "epoch", "secret"))
+    mailbox = keys.epoch_mailbox(database, epoch, secret)
+    laptop = device_from_secrets("laptop", bytes(32), b"\x01" * 32)
+    phone = device_from_secrets("phone", b"\x02" * 32, b"\x03" * 32)
+    pair = keys.pairwise_mailbox(database, laptop, phone.id, phone.public.receive_key)
+
+    assert mailbox.id.hex() == recorded["mailbox"]
+    assert (pair.id.hex(), pair.epoch.hex()) == (recorded["pairwise_mailbox"], recorded["pairwise_epoch"])
+    for each in recorded["blobs"]:
+        content = bytes.fromhex(each["content"])
+        assert mailbox.seal(content, bytes.fromhex(each["salt"])).hex() == each["blob"]
+        assert mailbox.open(bytes.fromhex(each["blob"])) == content
+        found = contents.read(content)
+        assert (
+            [entry.hex() for entry in found] == each["entries"]
+            if isinstance(found, list)
+            else not each["entries"]
+        )
+    assert meeting.channel_of(417).hex() == recorded["channel_417"]
