@@ -59,7 +59,8 @@ CREATE VIEW crdtlog_devices AS
     SELECT lower(hex(d.id)) AS id, d.name AS name, d.role AS role,
            d.id = (SELECT value FROM crdtlog__meta WHERE name = 'device') AS self,
            (SELECT coalesce(sum(w.seq), 0) FROM crdtlog__writer w WHERE w.device = d.id) AS entries,
-           (SELECT {_time("max(w.last_stamp)")} FROM crdtlog__writer w WHERE w.device = d.id) AS last_write,
+           (SELECT {_time("max(w.last_stamp)")} FROM crdtlog__writer w
+            WHERE w.device = d.id AND w.seq > 0) AS last_write,
            strftime('%Y-%m-%dT%H:%M:%fZ', d.seen_ms / 1000.0, 'unixepoch') AS last_seen
     FROM crdtlog__device d;
 CREATE VIEW crdtlog_log AS

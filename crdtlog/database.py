@@ -397,13 +397,13 @@ class Database:
         self._state.refresh()
         return members.members(self._state, removed=True)
 
-    def add_member(self, newcomer: Newcomer) -> None:
+    def add_member(self, newcomer: Newcomer, note: str = "") -> None:
         """Add a device, by an entry of the log; one that belongs already (and lost its file) stays as it is.
 
-        Raises `EntryRefused` if this device may not add others.
+        `note` goes into its line of this file's log alone. Raises `EntryRefused` if this device may not add others.
         """
         with self._state.transaction():
-            members.add(self._state, newcomer)
+            members.add(self._state, newcomer, note)
 
     def change_role(self, device: bytes, role: str) -> None:
         """Have a device do more, or less: `admin`, `writer` or `reader`.

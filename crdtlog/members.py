@@ -61,28 +61,33 @@ def welcome(state: State) -> Welcome:
 # --- changing the group -------------------------------------------------------------------------------------------
 
 
-def add(state: State, newcomer: Newcomer) -> None:
+def add(state: State, newcomer: Newcomer, note: str = "") -> None:
     """Let a device in, by an entry of the log; one that belongs already (and lost its file) stays as it is.
 
-    Raises `EntryRefused` if this device may not add others.
+    `note` goes into that entry's line in this file's log, and no further. Raises `EntryRefused` if this device may not
+    add others.
     """
     _require_admin(state, "add others", "pair")
     if state.role(newcomer.device) is not None:
         return
     content = Add(newcomer) if state.group.is_plain else state.group.found.addition(newcomer)
     if content is not None:
-        say(state, content, f"{newcomer.name} joined as {newcomer.role}")
+        remark = f" ({note})" if note else ""
+        say(state, content, f"{newcomer.name} joined as {newcomer.role}{remark}")
 
 
 def change_role(state: State, device: bytes, role: str) -> None:
-    """Have a member do more, or less. Raises `EntryRefused`, `Usage` (no member, the last admin)."""
+    """Have a member do more, or less; what it is already is said once more if admins disagree about it.
+
+    Raises `EntryRefused`, `Usage` (no member, the last admin).
+    """
     _require_admin(state, "change roles", "role")
     member = _member(state, device)
     if role not in membership.ROLES:
         raise Usage(f"{role!r} is no role", f"Roles are: {', '.join(membership.ROLES)}.")
-    if member.role == role:
+    if member.role == role and not _is_disputed(state, device):
         return
-    if member.role == "admin":
+    if member.role == "admin" and role != "admin":
         _require_another_admin(state, device)
     content = Role(device, role) if state.group.is_plain else state.group.found.change(device, role)
     say(state, content, f"{member.name} is {role} now")
@@ -152,6 +157,12 @@ def _require_another_admin(state: State, device: bytes) -> None:
             "the last admin cannot go or be made less: nobody could let devices in any more",
             "Make another device an admin first: crdtlog role FILE DEVICE admin",
         )
+
+
+def _is_disputed(state: State, device: bytes) -> bool:
+    return not state.group.is_plain and any(
+        conflict.device == device for conflict in state.group.found.conflicts
+    )
 
 
 def _member(state: State, device: bytes) -> Member:

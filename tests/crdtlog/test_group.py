@@ -7,6 +7,7 @@ import pytest
 import crdtlog
 from crdtlog import new_recovery
 from crdtlog.database import Database
+from crdtlog.device import load_device
 from crdtlog.errors import EntryRefused, Usage
 from crdtlog.members import newcomer_of
 from tests.crdtlog.devices import (
@@ -154,6 +155,48 @@ def test_the_last_admin_stays(tmp_path: Path) -> None:
         b.remove_member(b.device.id)
         sync(a, b)
         assert role(a, b) is None
+
+
+def test_an_admin_settles_what_admins_disagree_about_by_saying_what_holds_already(tmp_path: Path) -> None:
+    with World(tmp_path) as world:
+        a, b, c = devices(world, ["a", "b", "c"], TABLE)
+        a.change_role(c.device.id, "writer")
+        b.change_role(c.device.id, "reader")
+        sync_all([a, b, c])
+        (conflict,) = a.admins_conflict()
+        assert conflict.device == c.device.id
+        assert {said for _, _, said in conflict.said} == {"writer", "reader"}
+
+        a.change_role(c.device.id, "reader")
+        sync_all([a, b, c])
+
+        assert [db.admins_conflict() for db in (a, b, c)] == [[], [], []]
+        assert role(b, c) == role(c, c) == "reader"
+        a.change_role(c.device.id, "reader")
+        assert [line["summary"] for line in a.log("member")].count(
+            "c is reader now"
+        ) == 2  # b's, and one of a's
+
+
+def test_a_note_about_a_newcomer_stays_in_the_log_of_the_file_that_let_it_in(tmp_path: Path) -> None:
+    with World(tmp_path) as world:
+        a, b = devices(world, ["a", "b"], TABLE)
+        c = load_device(world.home("c").prepare(), name="c")
+        a.add_member(newcomer_of(c, "reader"), "invited as Carla")
+        sync(a, b)
+        assert a.log("member")[-1]["summary"] == "c joined as reader (invited as Carla)"
+        assert b.log("member")[-1]["summary"] == "c joined as reader"
+
+
+def test_a_reader_whose_writes_were_taken_back_never_wrote(tmp_path: Path) -> None:
+    with World(tmp_path) as world:
+        a, b = devices(world, ["a", "b"], TABLE)
+        a.change_role(b.device.id, "reader")
+        sync(a, b)
+        put(b, "mine", 1)
+        assert b.execute("SELECT entries, last_write FROM crdtlog_devices WHERE self").fetchall() == [
+            (0, None)
+        ]
 
 
 # --- readers ------------------------------------------------------------------------------------------------------
