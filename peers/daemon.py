@@ -127,11 +127,12 @@ class Commands:
             await channel.say({"told": line})
 
         role = str(arguments.get("role") or "admin")
+        invited = str(arguments.get("invited") or "")
         expires_s = _seconds(arguments, "expires") or CODE_SECONDS
         relays = parse_all(
             map(str, arguments.get("relays") or ()), insecure=arguments.get("insecure_relay") is True
         )
-        return await self._node.pair(_path(arguments), role, show, approve, expires_s, tell, relays)
+        return await self._node.pair(_path(arguments), role, show, approve, expires_s, tell, relays, invited)
 
     async def _stop(self, arguments: Mapping[str, Any], channel: Channel) -> Message:
         asyncio.get_running_loop().call_soon(self._stopping.set)

@@ -12,6 +12,8 @@ import click
 if TYPE_CHECKING:
     from click.decorators import FC
 
+#: What a device may do; the engine's list is `crdtlog.membership.ROLES`, which starting a command should not load.
+ROLES = ("admin", "writer", "reader")
 #: For commands with a KEY, which can be a number below zero.
 NEGATIVE_KEY = {"ignore_unknown_options": True}
 
@@ -26,6 +28,19 @@ def json_option(command: "FC") -> "FC":
     return click.option("--json", "as_json", is_flag=True, help="Print JSON; see docs/reference/json.md.")(
         command
     )
+
+
+def yes_option(text: str) -> Callable[["FC"], "FC"]:
+    """Give a command the option `--yes`, which answers its question; `text` is its help."""
+    return click.option("--yes", is_flag=True, help=text)
+
+
+def check_role(role: str) -> None:
+    """Require a role that there is. Raises `Usage`."""
+    from crdtlog.errors import Usage
+
+    if role not in ROLES:
+        raise Usage(f"there is no role {role!r}", f"Roles: {', '.join(ROLES)}.")
 
 
 def network_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -16,6 +16,7 @@ import click
 
 from peers.cli.arguments import json_option
 from peers.cli.check import EXIT_NOT_IN_ORDER
+from peers.cli.members import SHOWN_DIGITS
 from peers.cli.output import GREEN, RED, YELLOW, count, say, show_data, show_json, styled, visible
 
 if TYPE_CHECKING:
@@ -135,13 +136,68 @@ def examine_file(file: Path) -> list[Finding]:
 
 
 def _belongs(database: "Database") -> Iterator[Finding]:
-    me = database.members()[0]
-    others = len(database.members()) - 1
-    yield Finding(
-        "file",
-        "ok",
-        f"database {database.id.hex()[:16]}, here {me.name}, shared with {count(others, 'device')}",
-    )
+    known, own = database.devices(), database.device.id
+    me = next(member for member in known if member.device == own)
+    others = sum(member.role is not None and member.device != own for member in known)
+    what = f"database {database.id.hex()[:16]}, here {me.name}, shared with {count(others, 'device')}"
+    if me.role is not None:
+        yield Finding("file", "ok", f"{what}{', may only read' if me.role == 'reader' else ''}")
+    elif me.removed_by == own:
+        yield Finding("file", "note", f"{me.name} has left: nothing of this file is exchanged any more")
+    else:
+        yield Finding(
+            "file", "problem", f"{me.name} was removed: nothing of this file is exchanged any more",
+            f"Who did it: crdtlog devices {database.path} --all. An admin can let it in again: crdtlog pair",
+        )  # fmt: skip
+
+
+def _group(database: "Database") -> Iterator[Finding]:
+    """What admins who did not know of one another said of the same device."""
+    known = {member.device: member for member in database.devices()}
+    for conflict in database.admins_conflict():
+        member = known[conflict.device]
+        said = sorted({f"{known[by].name} said {role or 'removed'}" for _, by, role in conflict.said})
+        what = f"admins who did not know of one another disagree about {member.name}: {', '.join(said)}"
+        if member.role is None:
+            yield Finding(
+                "admins", "note", f"{what}; it is removed",
+                f"If it should belong, let it in again: crdtlog pair {database.path}",
+            )  # fmt: skip
+        else:
+            yield Finding(
+                "admins", "problem", f"{what}; it is {member.role} until an admin decides",
+                f"Decide: crdtlog role {database.path} {member.device.hex()[:SHOWN_DIGITS]} ROLE, or crdtlog remove",
+            )  # fmt: skip
+
+
+def _aside(database: "Database") -> Iterator[Finding]:
+    if number := database.query("SELECT count(*) FROM crdtlog_aside")[1][0][0]:
+        yield Finding(
+            "aside", "note", f"{count(number, 'value')} written on this device count nowhere and were put aside",
+            f"See them: crdtlog aside {database.path}",
+        )  # fmt: skip
+
+
+def _held(database: "Database") -> Iterator[Finding]:
+    """Entries that are held and not merged: those that count wait for something, the others are kept all the same."""
+    from crdtlog.holding import WAITING
+
+    rows = database.query(
+        "SELECT device, summary, count(*) FROM crdtlog_log WHERE summary = ? OR summary LIKE 'waits: %' "
+        "GROUP BY device, summary ORDER BY device, summary",
+        (WAITING,),
+    )[1]
+    for device, summary, number in rows:
+        entries = f"{count(number, 'entry')} of {device}"
+        if summary == WAITING:
+            yield Finding(
+                "held", "note", f"{entries} are held and do not count: {device} was removed, or might not write",
+                f"Who did it: crdtlog log {database.path} --kind member",
+            )  # fmt: skip
+        else:
+            yield Finding(
+                "waiting", "note", f"{entries}: {summary}", "They are merged as soon as that is settled."
+            )
 
 
 def _wal(database: "Database") -> Iterator[Finding]:
@@ -232,7 +288,8 @@ def _untracked(database: "Database") -> Iterator[Finding]:
 def _clocks(database: "Database") -> Iterator[Finding]:
     """Whether another device's last write lies in our future: one of the two clocks is wrong."""
     seconds = "(julianday(last_write) - 2440587.5) * 86400.0"
-    sql = f"SELECT name, {seconds} FROM crdtlog_devices WHERE last_write IS NOT NULL"
+    # What a removed device's clock says settles nothing any more.
+    sql = f"SELECT name, {seconds} FROM crdtlog_devices WHERE last_write IS NOT NULL AND role IS NOT NULL"
     for name, written in database.query(sql)[1]:
         ahead = written - time.time()
         if ahead > CLOCK_TOLERANCE_S:
@@ -254,5 +311,5 @@ def _captures(database: "Database", before: int) -> Finding:
 
 
 _QUESTIONS: tuple[Callable[["Database"], Iterator[Finding]], ...] = (
-    _belongs, _wal, _writable, _tables, _rows, _merging, _untracked, _clocks,
+    _belongs, _group, _aside, _held, _wal, _writable, _tables, _rows, _merging, _untracked, _clocks,
 )  # fmt: skip

@@ -192,7 +192,7 @@ def _summary(
     return {
         "path": str(database.path),
         "database": database.id.hex(),
-        "device": database.members()[0].name,
+        "device": database.device.name,
         "tracked": [table.name for table in tracked],
         "skipped": [item._asdict() for item in skipped],
         "wal": {"before": found.journal, "now": "wal"},
@@ -211,7 +211,7 @@ def _tell_tracked(tracked: list["Table"], skipped: list[Skipped], known: list[st
 
 
 def _tell_file(database: "Database", file: Path, found: Survey, *, existed: bool) -> None:
-    name = database.members()[0].name
+    name = database.device.name
     if not existed:
         say(f"Created {file}; make tables with any SQLite client, then: crdtlog track {file} TABLE")
     elif found.journal != "wal":

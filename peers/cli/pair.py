@@ -1,7 +1,7 @@
-"""`crdtlog pair` and `crdtlog join`: the two ends of letting a device in.
+"""`crdtlog pair`, `share` and `join`: the two ends of letting a device in.
 
 Knows whom to ask to open a code: the daemon if one runs in this home, otherwise a node that lives for this one command.
-Must not know how pairing works.
+Must not know how pairing works. Inviting another person is pairing with a name beside it, which stays on this side.
 """
 
 import sys
@@ -10,31 +10,36 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from peers.cli.arguments import file_argument, json_option, network_options
+from peers.cli.arguments import check_role, file_argument, json_option, network_options, yes_option
 from peers.cli.files import opened
 from peers.cli.output import say, show_data, show_json, visible, warn
 from peers.cli.settings import network
 
 if TYPE_CHECKING:
     from crdtlog import Home
+    from peers.cli.person import Invitation
     from peers.cli.settings import Network
 
-#: Roles that devices have in this version; readers are refused, as nothing enforces the role yet.
-ROLES = ("admin", "writer")
+_MAX_PERSON_CHARACTERS = 100
 
 
 @click.command()
 @file_argument
 @click.option(
-    "--role", default="admin", show_default=True, metavar="ROLE", help="What it may do: admin or writer."
+    "--role",
+    default="admin",
+    show_default=True,
+    metavar="ROLE",
+    help="What it may do: admin, writer or reader.",
 )
-@click.option("--yes", is_flag=True, help="Approve whoever gives the code, for scripts.")
+@yes_option("Approve whoever gives the code, for scripts.")
 @network_options("relays", "insecure_relay")
 def pair(file: Path, role: str, yes: bool, relays: tuple[str, ...], insecure_relay: bool | None) -> None:
     """Let one more device share FILE: print a code, and wait until the device has joined with it.
 
     The code stands alone on the first line of the output. It is good for one device, one guess and ten minutes, in the
-    local network and through the file's relays. An admin may let in others, a writer may not.
+    local network and through the file's relays. An admin may let in others and change the group, a writer may only
+    write, a reader may only read.
 
     \b
     Examples:
@@ -42,28 +47,68 @@ def pair(file: Path, role: str, yes: bool, relays: tuple[str, ...], insecure_rel
         crdtlog pair notes.db --role writer
         crdtlog pair notes.db --relay wss://relay.example
     """
+    from peers.cli.person import Invitation
+
+    _let_in(file, Invitation(role, yes=yes), relays, insecure_relay)
+
+
+@click.command()
+@file_argument
+@click.option(
+    "--role",
+    default="writer",
+    show_default=True,
+    metavar="ROLE",
+    help="What it may do: admin, writer or reader.",
+)
+@click.option(
+    "--name", "person", default="", metavar="NAME", help="Whom you invite; shown when you are asked."
+)
+@yes_option("Approve whoever gives the code, for scripts.")
+@network_options("relays", "insecure_relay")
+def share(
+    file: Path, role: str, person: str, yes: bool, relays: tuple[str, ...], insecure_relay: bool | None
+) -> None:
+    """Invite another person to share FILE: as crdtlog pair, with a role that lets nobody else in.
+
+    Give the code to that person alone, by telephone for example. NAME is shown when you are asked to approve the
+    device, and stands in this device's log; the other side does not get it.
+
+    \b
+    Examples:
+        crdtlog share notes.db --name Anna
+        crdtlog share notes.db --role reader --name "the printer's office"
+    """
+    from crdtlog.errors import Usage
+    from peers.cli.person import Invitation
+
+    if len(person) > _MAX_PERSON_CHARACTERS or not person.isprintable():
+        raise Usage(
+            f"a person's name is printable, and has {_MAX_PERSON_CHARACTERS} characters at most",
+            "Use a shorter one.",
+        )
+    invitation = Invitation(role, yes=yes, shares=True, person=person.strip())
+    _let_in(file, invitation, relays, insecure_relay)
+
+
+def _let_in(
+    file: Path, invitation: "Invitation", relays: tuple[str, ...], insecure_relay: bool | None
+) -> None:
     from crdtlog import Home
 
-    check_role(role)
+    check_role(invitation.role)
     with opened(file):
         pass  # not a database, or another device's: said before a code is made
     home = Home.default()
     chosen = network(home, relays=relays, insecure_relay=insecure_relay)
-    device = _by_daemon(home, chosen, file, role, yes) or _by_ourselves(home, chosen, file, role, yes)
-    say(f"{visible(device['name'])} has joined as {device['role']}.")
+    device = _by_daemon(home, chosen, file, invitation) or _by_ourselves(home, chosen, file, invitation)
+    invited = f", invited as {invitation.person}" if invitation.person else ""
+    say(f"{visible(device['name'])} has joined as {device['role']}{invited}.")
 
 
-def check_role(role: str) -> None:
-    """Require a role of this version. Raises `Usage`."""
-    from crdtlog.errors import Usage
-
-    if role == "reader":
-        raise Usage("devices that may only read are not in this version", "Roles: admin, writer.")
-    if role not in ROLES:
-        raise Usage(f"there is no role {role!r}", f"Roles: {', '.join(ROLES)}.")
-
-
-def _by_daemon(home: "Home", chosen: "Network", file: Path, role: str, yes: bool) -> dict[str, Any] | None:
+def _by_daemon(
+    home: "Home", chosen: "Network", file: Path, invitation: "Invitation"
+) -> dict[str, Any] | None:
     """The device that joined through the daemon of this home; None if no daemon runs."""
     from crdtlog.errors import DaemonUnavailable
     from peers.cli import person
@@ -74,13 +119,19 @@ def _by_daemon(home: "Home", chosen: "Network", file: Path, role: str, yes: bool
     except DaemonUnavailable:
         return None
     with client:
-        named = {"relays": chosen.relays, "insecure_relay": chosen.insecure_relay}
-        for message in client.stream("pair", path=str(file.absolute()), role=role, **named):
+        asked_for = {
+            "path": str(file.absolute()),
+            "role": invitation.role,
+            "invited": invitation.person,
+            "relays": chosen.relays,
+            "insecure_relay": chosen.insecure_relay,
+        }
+        for message in client.stream("pair", **asked_for):
             if "code" in message:
-                person.show_code(message["code"], message.get("address"), file)
+                person.show_code(message["code"], message.get("address"), file, invitation)
             elif "approve" in message:
                 asked = message["approve"]
-                client.send({"approve": person.approves(asked["name"], asked["fingerprint"], yes=yes)})
+                client.send({"approve": person.approves(asked["name"], asked["fingerprint"], invitation)})
             elif "told" in message:
                 say(visible(message["told"]))
             elif "done" in message:
@@ -88,7 +139,7 @@ def _by_daemon(home: "Home", chosen: "Network", file: Path, role: str, yes: bool
     return None
 
 
-def _by_ourselves(home: "Home", chosen: "Network", file: Path, role: str, yes: bool) -> dict[str, Any]:
+def _by_ourselves(home: "Home", chosen: "Network", file: Path, invitation: "Invitation") -> dict[str, Any]:
     """The device that joined through a node of our own."""
     import asyncio
 
@@ -97,10 +148,10 @@ def _by_ourselves(home: "Home", chosen: "Network", file: Path, role: str, yes: b
     from peers.node.standalone import pair_once
 
     async def show_code(code: str, address: str) -> None:
-        person.show_code(code, address, file)
+        person.show_code(code, address, file, invitation)
 
     async def approve(name: str, fingerprint: str) -> bool:
-        return await person.ask(name, fingerprint, yes=yes)
+        return await person.ask(name, fingerprint, invitation)
 
     async def tell(line: str) -> None:
         say(visible(line))
@@ -113,7 +164,14 @@ def _by_ourselves(home: "Home", chosen: "Network", file: Path, role: str, yes: b
         insecure_relay=chosen.insecure_relay,
     )
     pairing = pair_once(
-        file, role, home=home, show_code=show_code, approve=approve, tell=tell, options=options
+        file,
+        invitation.role,
+        home=home,
+        show_code=show_code,
+        approve=approve,
+        tell=tell,
+        options=options,
+        invited=invitation.person,
     )
     return dict(asyncio.run(pairing)["device"])
 

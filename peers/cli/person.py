@@ -8,13 +8,23 @@ import asyncio
 import sys
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
 from peers.cli.output import is_terminal, say, show_data, visible, warn
 
 
-def show_code(code: str, address: str | None, file: Path) -> None:
+class Invitation(NamedTuple):
+    """Whom a code is for: the role, whether to ask at all (`yes`), and whether it is another person, and who."""
+
+    role: str
+    yes: bool = False
+    shares: bool = False
+    person: str = ""
+
+
+def show_code(code: str, address: str | None, file: Path, invitation: Invitation) -> None:
     """Print the code; on a terminal with a QR code of what to type on the other device."""
     show_data(code)
     sys.stdout.flush()
@@ -23,15 +33,22 @@ def show_code(code: str, address: str | None, file: Path) -> None:
         import segno
 
         segno.make(command, error="l", micro=False).terminal(sys.stderr, border=2, compact=True)
+    if invitation.shares:
+        say(
+            f"Tell {invitation.person or 'the other person'} the code, and nobody else: it lets in one device."
+        )
     say(f"On the other device, within ten minutes:  {command}")
     if address:
         say(f"If it does not find this one by itself, add:  --peer {address}")
 
 
-def approves(name: str, fingerprint: str, *, yes: bool) -> bool:
+def approves(name: str, fingerprint: str, invitation: Invitation) -> bool:
     """Ask whether the device of this name and fingerprint may join; without anybody to answer it may not."""
-    say(f"{visible(name)} wants to join. Its fingerprint is {visible(fingerprint)}")
-    if yes:
+    who, as_role = visible(name), f" as {invitation.role}" if invitation.shares else ""
+    if invitation.person:
+        who = f"Invited as {invitation.person}: device {who}"
+    say(f"{who} wants to join{as_role}. Its fingerprint is {visible(fingerprint)}")
+    if invitation.yes:
         return True
     try:
         return click.confirm("Does the other device show the same fingerprint, and may it join?", err=True)
@@ -40,7 +57,7 @@ def approves(name: str, fingerprint: str, *, yes: bool) -> bool:
         return False
 
 
-async def ask(name: str, fingerprint: str, *, yes: bool) -> bool:
+async def ask(name: str, fingerprint: str, invitation: Invitation) -> bool:
     """`approves` without holding up an event loop: a question that nobody answers does not keep the program alive."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[bool] = loop.create_future()
@@ -50,7 +67,7 @@ async def ask(name: str, fingerprint: str, *, yes: bool) -> bool:
             answer.set_result(value)
 
     def wait() -> None:
-        value = approves(name, fingerprint, yes=yes)
+        value = approves(name, fingerprint, invitation)
         if not loop.is_closed():
             loop.call_soon_threadsafe(put, value)
 

@@ -1,4 +1,4 @@
-"""`crdtlog devices`, `conflicts` and `log`: what the file's views hold, for people and for scripts.
+"""`crdtlog conflicts`, `aside` and `log`: what the file's views hold, for people and for scripts.
 
 Knows the three views and how to follow a log that grows. The one idea: the file answers, whether a daemon runs or not;
 changes that nobody has taken in yet are drained first, so that the answer is about the file as it is.
@@ -21,50 +21,6 @@ if TYPE_CHECKING:
     from crdtlog import Database
 
 FOLLOW_POLL_SECONDS = 0.1
-
-
-@click.command()
-@file_argument
-@json_option
-def devices(file: Path, as_json: bool) -> None:
-    """List the devices that share FILE, this one first.
-
-    \b
-    Example:
-        crdtlog devices notes.db
-    """
-    with opened(file) as database:
-        rows = device_rows(database)
-    if as_json:
-        show_json({"devices": rows})
-        return
-    show_table(
-        ("DEVICE", "ROLE", "ENTRIES", "LAST WRITE (UTC)", "LAST SEEN (UTC)", "ID"),
-        [
-            (
-                f"{row['name']} (this device)" if row["self"] else row["name"],
-                row["role"],
-                row["entries"],
-                moment(row["last_write"]),
-                "" if row["self"] else moment(row["last_seen"]),
-                row["id"],
-            )
-            for row in rows
-        ],
-    )
-
-
-def device_rows(database: "Database") -> list[dict[str, Any]]:
-    """One object for each device, this one first."""
-    from peers.identity import fingerprint
-
-    names, found = database.query("SELECT * FROM crdtlog_devices")
-    by_id = {row["id"]: row for row in (dict(zip(names, values, strict=True)) for values in found)}
-    return [
-        {**by_id[member.device.hex()], "self": member.device == database.device.id}
-        | {"fingerprint": fingerprint(member.certificate).hex()}
-        for member in database.members()
-    ]
 
 
 @click.command()
@@ -101,6 +57,41 @@ def conflicts(file: Path, as_json: bool) -> None:
         )
     else:
         say("No conflicts.")
+
+
+@click.command()
+@file_argument
+@json_option
+def aside(file: Path, as_json: bool) -> None:
+    """List what was written on this device and counts nowhere, as it may only read, or might not write any more.
+
+    The rows show what counts. What was put aside stays in FILE on this device, one line a cell; no other device has it.
+
+    \b
+    Example:
+        crdtlog aside notes.db
+    """
+    with opened(file) as database:
+        drain(database)
+        names, found = database.query("SELECT * FROM crdtlog_aside")
+    rows = [dict(zip(names, values, strict=True)) for values in found]
+    if as_json:
+        show_json({"aside": [json_row(row) | {"deleted": bool(row["deleted"])} for row in rows]})
+    elif rows:
+        show_table(
+            ("TABLE", "KEY", "COLUMN", "VALUE", "WRITTEN (UTC)", "WHY"),
+            [
+                (
+                    *(_short(row[name]) for name in ("table", "key", "column")),
+                    "(row deleted)" if row["deleted"] else _short(row["value"]),
+                    moment(row["at"]),
+                    row["reason"],
+                )
+                for row in rows
+            ],
+        )
+    else:
+        say("Nothing was put aside.")
 
 
 @click.command()

@@ -48,6 +48,8 @@ class OpenCode:
     approve: ApproveDevice
     tell: Tell
     result: asyncio.Future[dict[str, Any]]
+    invited: str = ""
+    """The person for whom the code is, as this side's log should name them; empty if nobody was named."""
     why_not: CrdtlogError | None = None
     """Why the device that was let in has not taken the database."""
 
@@ -65,7 +67,7 @@ class Issuing:
 
     @contextlib.contextmanager
     def _opened(
-        self, sharing: Sharing, role: str, approve: ApproveDevice, tell: Tell, expires_s: float
+        self, sharing: Sharing, role: str, approve: ApproveDevice, tell: Tell, expires_s: float, invited: str
     ) -> Iterator[OpenCode]:
         code = make_code(os.urandom)
         if len(self._open) >= MAX_NAMEPLATE:
@@ -73,7 +75,8 @@ class Issuing:
         while code.nameplate in self._open:
             code = make_code(os.urandom)
         offer = Offer(code, time.time() + expires_s)
-        opened = OpenCode(offer, sharing, role, approve, tell, asyncio.get_running_loop().create_future())
+        result = asyncio.get_running_loop().create_future()
+        opened = OpenCode(offer, sharing, role, approve, tell, result, invited)
         self._open[code.nameplate] = opened
         try:
             yield opened
@@ -90,14 +93,16 @@ class Issuing:
         approve: ApproveDevice,
         tell: Tell,
         expires_s: float = CODE_SECONDS,
+        invited: str = "",
     ) -> dict[str, Any]:
         """Open a code, and return when a device has joined with it: its id, name, role and fingerprint, and
         whether it came through a relay (`relayed`).
 
-        Raises `PairingFailed` (a wrong guess, not approved, expired), `EntryRefused` (this device may not add others).
+        `invited` is a person's name, for the line of this side's log. Raises `PairingFailed` (a wrong guess, not
+        approved, expired), `EntryRefused` (this device may not add others).
         """
         _require_admin(sharing)
-        with self._opened(sharing, role, approve, tell, expires_s) as opened:
+        with self._opened(sharing, role, approve, tell, expires_s, invited) as opened:
             await show(opened.offer.code)
             await asyncio.wait([opened.result], timeout=expires_s)
             if opened.offer.state in (OfferState.USED, OfferState.IN_USE):
@@ -195,7 +200,8 @@ class _Conversation:
         asked, file = self._asked, self._opened.sharing.file
         newcomer = Newcomer(asked.name, asked.role, asked.sign_key, asked.receive_key, asked.certificate)
         try:
-            welcome = await file.hold(lambda engine: _added(engine, newcomer))
+            note = f"invited as {self._opened.invited}" if self._opened.invited else ""
+            welcome = await file.hold(lambda engine: _added(engine, newcomer, note))
             self._opened.sharing.relays.poke()  # the new device may know no other way to what is here
             relays = [address.text for address in self._opened.sharing.relays.addresses]
             return self._machine.approve(welcoming.packed(welcome, relays), time.time())
@@ -245,6 +251,6 @@ def _require_admin(sharing: Sharing) -> None:
         raise EntryRefused("this device may not add others", "Run `crdtlog pair` on an admin's device.")
 
 
-def _added(engine: Database, newcomer: Newcomer) -> bytes:
-    engine.add_member(newcomer)
+def _added(engine: Database, newcomer: Newcomer, note: str) -> bytes:
+    engine.add_member(newcomer, note)
     return engine.welcome()

@@ -257,6 +257,7 @@ class Node:
         expires_s: float = CODE_SECONDS,
         tell: Tell = tell_nobody,
         relays: Sequence[RelayAddress] = (),
+        invited: str = "",
     ) -> dict[str, Any]:
         """Open a code for a file, and return when a device has joined with it; see `Issuing.pair`.
 
@@ -285,7 +286,7 @@ class Node:
         hosts: list[Host] = []
         try:
             device = await self._issuing.pair(
-                sharing, role, show=show, approve=approve, tell=tell, expires_s=expires_s
+                sharing, role, show=show, approve=approve, tell=tell, expires_s=expires_s, invited=invited
             )
         finally:
             await asyncio.gather(*(host.close() for host in hosts))

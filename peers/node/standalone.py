@@ -72,11 +72,15 @@ async def pair_once(
     tell: Tell = tell_nobody,
     options: Options | None = None,
     expires_s: float = CODE_SECONDS,
+    invited: str = "",
     log: Callable[[str], None] = _silent,
 ) -> dict[str, Any]:
-    """Open a code, wait for a device to join with it, and go on serving it until it has all rows."""
+    """Open a code, wait for a device to join with it, and go on serving it until it has all rows.
+
+    `invited` is a person's name, for the line of this side's log.
+    """
     async with node_for(path, home, options or Options(), log) as node:
-        paired = await node.pair(path, role, show_code, approve, expires_s, tell)
+        paired = await node.pair(path, role, show_code, approve, expires_s, tell, invited=invited)
         sharing = node.sharing(path)
         works = [_upload_all(sharing)]
         if not paired["device"]["relayed"]:

@@ -338,11 +338,8 @@ def test_what_cannot_be_done_is_said(phone: Machine, arguments: list[str], code:
     assert err.splitlines()[-2].startswith("Error: ") and err.splitlines()[-1].startswith("  ")
 
 
-@pytest.mark.parametrize(
-    ("options", "word"), [(["--role", "reader"], "may only read"), (["--role", "king"], "no role 'king'")]
-)
-def test_pair_refuses_roles_that_do_not_exist(laptop: Machine, options: list[str], word: str) -> None:
-    assert word in laptop.run("pair", "notes.db", *options, fails=2)[1]
+def test_pair_refuses_roles_that_do_not_exist(laptop: Machine) -> None:
+    assert "no role 'king'" in laptop.run("pair", "notes.db", "--role", "king", fails=2)[1]
 
 
 def test_a_second_daemon_is_refused(laptop: Machine) -> None:
