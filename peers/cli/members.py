@@ -14,7 +14,7 @@ import click
 
 from peers.cli.arguments import check_role, file_argument, json_option, yes_option
 from peers.cli.files import opened
-from peers.cli.output import is_terminal, moment, say, show_json, show_table, visible
+from peers.cli.output import is_terminal, moment, say, show_json, show_table, visible, warn
 
 if TYPE_CHECKING:
     from crdtlog import Database
@@ -295,11 +295,18 @@ def recover(file: Path, as_json: bool) -> None:
 
     with opened(file) as database:
         key = ask_words(f"The 24 words of the recovery key of {visible(file)}, an empty line ends them:")
+        members = [visible(member.name) for member in database.members()]
+        was_out = database.device.id not in {member.device for member in database.members()}
         database.recover(key)
         own = next(member for member in database.members() if member.device == database.device.id)
     if as_json:
         show_json({"recovered": _named(own) | {"role": own.role}})
     say(f"{visible(own.name)} is an admin of {file}, by the recovery key. {_SPREADS}")
+    if was_out and members:
+        warn(
+            f"This device had been removed, and {', '.join(members)} had not: they may refuse to talk to it. "
+            "Then run the same command on one of them, and let this device in again from there."
+        )
     say(f"Next: look who belongs, and remove what should not: crdtlog devices {file}")
     say(f"  Let in a second admin, so that the key is not needed again: crdtlog pair {file}")
 

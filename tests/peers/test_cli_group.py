@@ -294,6 +294,18 @@ def test_recover_makes_this_device_an_admin(
     assert "(recovery key)" in group.run(group.phone, "devices").out.splitlines()[1]
 
 
+def test_a_removed_device_that_recovers_is_told_who_may_not_listen(
+    recoverable: tuple[Group, engine.RecoveryKey], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group, key = recoverable
+    group.run(group.laptop, "remove", "phone", "--yes")
+    send(group.laptop, group.phone)
+    for db in (group.tablet, group.phone):
+        monkeypatch.setattr("sys.stdin", io.StringIO(" ".join(key.words)))
+        done = group.run(db, "recover")
+        assert ("had been removed, and laptop, tablet had not" in done.err) is (db is group.phone)
+
+
 def test_other_words_make_nobody_an_admin(
     recoverable: tuple[Group, engine.RecoveryKey], monkeypatch: pytest.MonkeyPatch
 ) -> None:
