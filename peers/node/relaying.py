@@ -414,7 +414,7 @@ class RelayLink:
     async def _wait(self, box: _Box) -> None:
         now = asyncio.get_running_loop().time()
         times = [box.save_at or None]
-        if box is self._current() and self._may_upload(box):
+        if self._heads(box) is not None and self._may_upload(box):
             upload_at = box.sync.uploads.wake_at
             times.append(max(upload_at or 0.0, box.quiet_until) or None)
         wake_at = min((at for at in times if at is not None and at > now), default=now + LONGEST_WAIT_S)

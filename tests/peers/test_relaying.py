@@ -384,7 +384,7 @@ def test_what_is_handed_over_is_a_welcome_and_relays() -> None:
 def begin_epoch(machine: Machine, secret: bytes) -> None:
     """Have a device hold one more epoch, and write under it, as if it had been rotated to."""
     with crdtlog.open(machine.path, home=machine.home, create=False) as db:
-        epochs.save(machine.home, db.id, {rotation.epoch_id(secret): secret})
+        epochs.Keys(machine.home, db.id).keep({rotation.epoch_id(secret): secret})
     machine.sql("UPDATE crdtlog__meta SET value = ? WHERE name = 'epoch'", rotation.epoch_id(secret))
 
 
