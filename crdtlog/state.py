@@ -232,7 +232,8 @@ class State:
         role = self.role(self.device.id)
         if role is None:
             raise EntryRefused(
-                "this device was removed from the database", "An admin can let it in again: crdtlog pair."
+                "this device was removed from the database, or has left it",
+                "It can join again, with a file of another name: run `crdtlog pair` on an admin's device.",
             )
         if not role_counts(role):
             raise EntryRefused("this device may only read", "An admin can change that: crdtlog role.")

@@ -45,6 +45,7 @@ class _Address:
     text: str
     is_named: bool = False  # by a person: never forgotten
     is_lasting: bool = False  # not forgotten because of failures
+    is_gone: bool = False  # to be forgotten once what stands has ended
     device: bytes | None = None
     last: Outcome | None = None
     attempts: int = 0  # finished, or still connected
@@ -91,11 +92,19 @@ class Dialer:
                 known = _Address(text)
                 known.task = asyncio.create_task(self._attend(known), name=f"dialling {text}")
             self._addresses[text] = known
+            known.is_gone = False
             known.is_named = known.is_named or named
             known.is_lasting = known.is_lasting or named or device is not None
             known.device = known.device or device
         if device is not None:
             self._keep_newest(device)
+
+    def forget(self, device: bytes) -> None:
+        """Dial a device no more; what stands ends by itself, and addresses that a person chose stay."""
+        for address in self._addresses.values():
+            if address.device == device and not address.is_named:
+                address.is_gone = True
+                address.poked.set()
 
     def poke(self, addresses: Iterable[str] | None = None) -> None:
         """Try these addresses (None: all) at once, whatever came of them before."""
@@ -181,7 +190,8 @@ class Dialer:
             is_healthy = was_connected and self._clock() - began >= HEALTHY_SECONDS
             address.failures = 0 if is_healthy and not outcome.hopeless else address.failures + 1
             self.links_changed()
-            if not address.is_lasting and address.failures > FORGET_AFTER_FAILURES:
+            is_vain = not address.is_lasting and address.failures > FORGET_AFTER_FAILURES
+            if address.is_gone or is_vain:
                 del self._addresses[address.text]
                 return
             if not self._waits(address):

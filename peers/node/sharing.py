@@ -45,7 +45,6 @@ PROCESS_BYTES = 16
 """Random ones at the end of our place: no clone of this machine has them, nor we when the file is served anew."""
 
 REMOVED = "This device was removed from the database there: it gets nothing new any more."
-OUT = "The other device was removed from the database."
 DUPLICATE = "Another connection between the two devices is kept."
 _FAULTS = frozenset(
     {Code.VIOLATION, Code.WINDOW, Code.FLOOD, Code.TOO_LARGE, Code.ENTRY_REFUSED, Code.IDENTITY}
@@ -97,6 +96,7 @@ class Sharing:
         self._greeted: dict[Link, Callable[[bytes], None]] = {}
         self._is_settled = False
         self._must_look_at_keys = True
+        self._know_we_left: set[bytes] = set()
         self.relays = FileRelays(file, self, is_used=around.uses_relays)
         self._rows = Tally(self.say)
         self._news = asyncio.Event()
@@ -113,8 +113,10 @@ class Sharing:
         self.file.start()
         self._static = frozenset(static)
         self._dialer.add(self._static, named=True)
+        remaining = {member.device for member in self.file.facts.members}
         for device, addresses in (await self.file.run(Database.addresses)).items():
-            self._dialer.add(addresses, device=device)
+            if device in remaining:
+                self._dialer.add(addresses, device=device)
         await self.relays.start(relays)
 
     async def close(self) -> None:
@@ -165,6 +167,11 @@ class Sharing:
         """The name of a device that belongs or belonged."""
         return notices.name_of(self.file.facts, device)
 
+    @property
+    def _is_out(self) -> bool:
+        """Whether this device does not belong any more, as far as it knows."""
+        return any(member.device == self.file.device.id for member in self.file.facts.removed)
+
     def _file_changed(self, before: Facts, after: Facts) -> None:
         if before.members != after.members:
             self._context = None
@@ -172,9 +179,10 @@ class Sharing:
             for line in notices.changes(before, after, self.file.device.id):
                 self.say(line)
             remaining = {member.device for member in after.members}
-            out = self.file.device.id not in remaining
-            for link in [link for link in self._running if out or link.device not in remaining]:
-                link.stop(OUT if out else REMOVED, removed=not out)
+            for link in [link for link in self._running if link.device not in remaining]:
+                link.stop(REMOVED, removed=True)
+            for member in after.removed:
+                self._dialer.forget(member.device)
             self._on_members()
         if before.heads != after.heads:
             for link in list(self._running):
@@ -429,6 +437,9 @@ class Sharing:
     def _note_end(self, link: Link, ended: Close, was_current: bool) -> None:
         is_fault = ended.code in _FAULTS and not ended.by_peer
         text = told(ended.reason, ended.hint, by_peer=ended.by_peer)
+        if ended.code == Code.REMOVED and ended.by_peer and self._is_out:
+            self._know_we_left.add(link.device)
+            self._tell()
         if is_fault:
             self._ban(link.device, ended)
         if ended.code == Code.SELF or ended.reason == DUPLICATE:
@@ -543,7 +554,7 @@ class Sharing:
     def _sync_state(self, device: bytes) -> dict[str, Any]:
         link = self.links.get(device)
         named = {"id": device.hex(), "name": self.name_of(device)}
-        if link is not None and link.is_equal:
+        if (link is not None and link.is_equal) or device in self._know_we_left:
             return {**named, "state": "equal", "why": None}
         if link is not None:
             return {**named, "state": "behind", "why": link.stalled or "not done in the time given"}

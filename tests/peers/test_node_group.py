@@ -33,6 +33,11 @@ def epoch_of(machine: Machine) -> bytes:
         return db.epoch
 
 
+def secrets_of(machine: Machine) -> set[bytes]:
+    with opened(machine) as db:
+        return set(db.epochs())
+
+
 def test_a_removed_device_is_cut_off_at_once_and_all_are_told(
     laptop: Machine, phone: Machine, desktop: Machine
 ) -> None:
@@ -82,6 +87,25 @@ def test_a_device_that_was_away_during_removal_and_rotation_finds_both_at_any_me
             await until(lambda: desktop.notes() == {"a": "after"})
             assert desktop.said("phone was removed by laptop")
         assert epoch_of(tablet) == epoch_of(laptop) == epoch_of(desktop)
+
+    run(scenario())
+
+
+def test_a_device_that_leaves_tells_the_others_and_is_done(laptop: Machine, phone: Machine) -> None:
+    async def scenario() -> None:
+        async with linked(laptop, phone) as node:
+            async with phone.node(f"127.0.0.1:{node.port}") as at_phone:
+                await until(lambda: laptop.said("phone connected"))
+                with opened(phone) as db:
+                    db.remove_member(db.device.id)
+                await until(lambda: laptop.said("phone has left"))
+                await until(lambda: phone.said("this device has left"))
+                found = await at_phone.sharing(phone.path).sync(20)
+                assert found["complete"]
+                laptop.write("a", "after")
+            assert phone.notes() == {}
+            await node.sharing(laptop.path).file.drain()
+            assert epoch_of(laptop) not in secrets_of(phone)
 
     run(scenario())
 
