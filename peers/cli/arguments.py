@@ -44,7 +44,7 @@ def check_role(role: str) -> None:
 
 
 def network_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command some of the options listen, peers, no_mdns, relays, insecure_relay, no_relay."""
+    """Give a command some of the options listen, peers, no_mdns, relays, insecure_relay, forget_relays, no_relay."""
     options = {
         "listen": click.option("--listen", metavar="HOST:PORT", help="Where others reach this device."),
         "relays": click.option(
@@ -59,6 +59,13 @@ def network_options(*names: str) -> Callable[[Callable[..., Any]], Callable[...,
             is_flag=True,
             default=None,
             help="Allow ws:// to another machine: whoever is on the way sees who uses which mailbox.",
+        ),
+        "forget_relays": click.option(
+            "--forget-relay",
+            "forget_relays",
+            multiple=True,
+            metavar="URL",
+            help="Use this relay no more; may be repeated.",
         ),
         "no_relay": click.option("--no-relay", is_flag=True, help="Use no relay this time."),
         "peers": click.option(

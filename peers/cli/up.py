@@ -13,7 +13,7 @@ from peers.cli.settings import network
 
 @click.command()
 @click.argument("files", nargs=-1, metavar="[FILE ...]", type=click.Path(path_type=Path))
-@network_options("listen", "relays", "insecure_relay", "no_relay", "peers", "no_mdns")
+@network_options("listen", "relays", "insecure_relay", "forget_relays", "no_relay", "peers", "no_mdns")
 @click.pass_context
 def up(
     context: click.Context,
@@ -21,6 +21,7 @@ def up(
     listen: str | None,
     relays: tuple[str, ...],
     insecure_relay: bool | None,
+    forget_relays: tuple[str, ...],
     no_relay: bool,
     peers: tuple[str, ...],
     no_mdns: bool | None,
@@ -49,5 +50,6 @@ def up(
         relays=() if no_relay else chosen.relays,
         insecure_relay=chosen.insecure_relay,
         uses_relays=not no_relay,
+        forgotten_relays=forget_relays,
     )
     context.exit(daemon.run(files, options, home))

@@ -48,7 +48,7 @@ class Options:
     `listen` is `host:port` (None: every address, and the port used last); `accepts` False means not to listen at all.
     `peers` are addresses to dial beside those that are remembered or found by mDNS. `relays` are used and remembered by
     every file that is served; `insecure_relay` allows `ws://` to other machines. Without `uses_relays` not even those
-    that files remember are used.
+    that files remember are used. `forgotten_relays` are forgotten by every file that is served.
     """
 
     listen: str | None = None
@@ -58,6 +58,7 @@ class Options:
     relays: Sequence[str] = ()
     insecure_relay: bool = False
     uses_relays: bool = True
+    forgotten_relays: Sequence[str] = ()
 
 
 class Node:
@@ -67,6 +68,7 @@ class Node:
         for address in options.peers:
             parse_address(address)
         self._relays = parse_all(options.relays, insecure=options.insecure_relay)
+        self._forgotten = parse_all(options.forgotten_relays, insecure=True)
         self.home = home
         self.options = options
         self.log = log
@@ -135,7 +137,7 @@ class Node:
             file.on_lost = lambda reason: self._lost(sharing, reason)
             self._sharings[file.real_path] = sharing
             self._trust_members()
-            await sharing.start(self.options.peers, self._relays)
+            await sharing.start(self.options.peers, self._relays, self._forgotten)
             self._watcher.add(file.real_path, file.wake)
             await self._announce()
 

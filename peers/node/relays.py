@@ -7,8 +7,10 @@ what it lacks like the first.
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
+from crdtlog.database import Database
 from crdtlog.errors import CrdtlogError, Usage
 from peers.node.files import Facts, SharedFile
 from peers.node.relay_address import MAX_RELAYS, RelayAddress
@@ -24,8 +26,12 @@ class FileRelays:
         self._is_used = is_used
         self._links: dict[str, RelayLink] = {}
 
-    async def start(self, named: Iterable[RelayAddress]) -> None:
-        """Connect to the relays that are named, and to those that were before."""
+    async def start(self, named: Iterable[RelayAddress], forgotten: Iterable[RelayAddress] = ()) -> None:
+        """Connect to the relays that are named, and to those that were before and are not to be `forgotten`.
+
+        Those are forgotten by where they are, whatever token or fingerprint they were named with.
+        """
+        await self._forget({address.shown for address in forgotten})
         if not self._is_used:
             return
         for address in named:
@@ -36,6 +42,14 @@ class FileRelays:
                 self._begin(RelayAddress.parse(text, insecure=True))
             except Usage as error:
                 self._owner.say(f"a relay that was remembered cannot be used: {error}")
+
+    async def _forget(self, shown: set[str]) -> None:
+        for text in await self._file.run(lambda engine: engine.relays.urls()) if shown else ():
+            if text.partition("#")[0] in shown or any(
+                a.shown in shown for a in usable([text], insecure=True)
+            ):
+                await self._file.hold(partial(_forgetting, text))
+                self._owner.say(f"relay {text.partition('#')[0]} is not used any more")
 
     async def add(self, address: RelayAddress) -> None:
         """Use one more relay from now on, and remember it. Raises `Usage` if there are too many, or none is used."""
@@ -106,6 +120,10 @@ class FileRelays:
     def sync_states(self) -> list[dict[str, Any]]:
         """What came of exchanging with each: `equal`, `behind` or `unreachable`, and why."""
         return [{"url": link.address.shown, **_state(link)} for link in self._links.values()]
+
+
+def _forgetting(text: str, engine: Database) -> None:
+    engine.relays.forget(text)
 
 
 def _state(link: RelayLink) -> dict[str, Any]:

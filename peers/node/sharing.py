@@ -105,10 +105,15 @@ class Sharing:
         file.on_rows = lambda count: self._rows.count("", count, "changed here")
         file.on_problem = self.say
 
-    async def start(self, static: Iterable[str], relays: Iterable[RelayAddress] = ()) -> None:
+    async def start(
+        self,
+        static: Iterable[str],
+        relays: Iterable[RelayAddress] = (),
+        forgotten: Iterable[RelayAddress] = (),
+    ) -> None:
         """Begin to tend the file, and to dial: `static` addresses, and where devices were last reached.
 
-        `relays` are used beside those that the file remembers.
+        `relays` are used beside those that the file remembers, without those that are to be `forgotten`.
         """
         self.file.start()
         self._static = frozenset(static)
@@ -117,7 +122,7 @@ class Sharing:
         for device, addresses in (await self.file.run(Database.addresses)).items():
             if device in remaining:
                 self._dialer.add(addresses, device=device)
-        await self.relays.start(relays)
+        await self.relays.start(relays, forgotten)
 
     async def close(self) -> None:
         """Say goodbye to the other devices, and close the file after a last drain."""

@@ -78,7 +78,9 @@ def test_devices_pair_and_exchange_through_a_relay_alone(
     assert daemon.poll() is None
 
 
-def test_a_daemon_can_be_told_to_use_no_relay(relay: str, devices: tuple[Machine, Machine]) -> None:
+def test_a_daemon_can_be_told_to_use_no_relay_or_to_forget_it(
+    relay: str, devices: tuple[Machine, Machine]
+) -> None:
     laptop, _ = devices
     laptop.start("up", "notes.db", "--relay", relay)
     eventually(
@@ -94,3 +96,9 @@ def test_a_daemon_can_be_told_to_use_no_relay(relay: str, devices: tuple[Machine
     assert laptop.json("status")["files"][0]["relays"] == []
     laptop.stop()
     assert len(laptop.json("status")["files"][0]["relays"]) == 1
+
+    process = laptop.start("up", "notes.db", "--forget-relay", relay.partition("#")[0])
+    assert process.stderr is not None
+    assert "is not used any more" in read_until(process.stderr, "listening on")
+    laptop.stop()
+    assert laptop.json("status")["files"][0]["relays"] == []
