@@ -268,8 +268,9 @@ class Database:
         if self._state.role(self.device.id) is None:
             return Drained(0, 0, False)
         rows = reverting.revert(self._state)
-        told = f"{reverting.REASON}: what was written here ({rows} rows) was undone, and put aside"
-        return Drained(0, rows, False, told if rows else "")
+        count = "1 row" if rows == 1 else f"{rows:,} rows"
+        told = f"{reverting.REASON}: what was written here was undone, and put aside ({count})"
+        return Drained(0, 0, False, told=told if rows else "")
 
     def drain_all(self) -> int:
         """Drain until nothing is captured; returns the number of changed rows."""

@@ -35,13 +35,14 @@ PATIENCE = 10
 class Drained(NamedTuple):
     """What one step did: entries appended, rows in them, and whether more is waiting.
 
-    `trouble` says why texts travel as whole values for now, if they do.
+    `trouble` says why texts travel as whole values for now, if they do. `told` says what was undone instead, and why.
     """
 
     entries: int
     rows: int
     more: bool
     trouble: str = ""
+    told: str = ""
 
 
 @dataclass

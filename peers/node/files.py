@@ -186,6 +186,8 @@ class SharedFile:
                 rows += step.rows
                 if step.rows:
                     self.on_rows(step.rows)
+                if step.told:
+                    self.on_problem(step.told)
                 if step.trouble and step.trouble != self._trouble:
                     self.on_problem(f"{step.trouble}; texts are sent whole until it can")
                 self._trouble = step.trouble

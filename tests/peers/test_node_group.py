@@ -85,7 +85,7 @@ def test_a_device_that_was_away_during_removal_and_rotation_finds_both_at_any_me
         # The one that was away meets another than the one who removed.
         async with tablet.node() as node, desktop.node(f"127.0.0.1:{node.port}"):
             await until(lambda: desktop.notes() == {"a": "after"})
-            assert desktop.said("phone was removed by laptop")
+            await until(lambda: desktop.said("phone was removed by laptop"))
         assert epoch_of(tablet) == epoch_of(laptop) == epoch_of(desktop)
 
     run(scenario())

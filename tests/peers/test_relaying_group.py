@@ -84,7 +84,7 @@ def test_who_was_away_finds_removal_and_rotation_at_the_relay(
                     await until(lambda: node.sharing(laptop.path).relays.is_exchanged)
             async with apart(desktop, at) as node:
                 await until(lambda: desktop.notes() == {"a": "before", "b": "after"})
-                assert desktop.said("phone was removed by laptop")
+                await until(lambda: desktop.said("phone was removed by laptop"))
                 await exchanged(node, desktop)
             assert epoch(desktop) == epoch(laptop) != before
             async with apart(phone, at):
