@@ -120,7 +120,10 @@ def upgrade(connection: sqlite3.Connection) -> None:
         connection.executemany(f"INSERT INTO {name} ({columns}) VALUES ({marks})", rows)
     connection.execute(statements["crdtlog__context"])
     connection.execute(statements["crdtlog__aside"])
-    connection.execute(next(view for view in _VIEWS.split(";\n") if "VIEW crdtlog_aside" in view))
+    for view in filter(str.strip, _VIEWS.split(";\n")):
+        name = view.partition(" AS\n")[0].rpartition(" ")[2]
+        connection.execute(f"DROP VIEW IF EXISTS {name}")
+        connection.execute(view)
     set_meta(connection, "first_epoch", get_meta(connection, "epoch"))
     set_meta(connection, "format", FORMAT)
 

@@ -1,6 +1,7 @@
 """A file of an earlier format is brought to today's when it is opened, with all that it holds.
 
-`tests/vectors/format_1.zip` was written by the last program of format 1; `format_1.py` beside it tells how.
+`tests/vectors/format_1.zip` was written by the last program of format 1; `format_1.py` beside it tells how. The same
+for format 2.
 """
 
 import threading
@@ -25,18 +26,28 @@ from tests.crdtlog.devices import (
     write_apart,
 )
 
-ARCHIVE = Path(__file__).resolve().parents[1] / "vectors" / "format_1.zip"
+VECTORS = Path(__file__).resolve().parents[1] / "vectors"
+
+
+def unpacked(world: World, number: int) -> World:
+    with zipfile.ZipFile(VECTORS / f"format_{number}.zip") as archive:
+        archive.extractall(world.directory)
+    for path in world.home("one").path.glob("**/*"):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+    assert setting(world, "format") == number
+    return world
 
 
 @pytest.fixture
 def old(world: World) -> World:
-    """Where the old file lies, unopened."""
-    with zipfile.ZipFile(ARCHIVE) as archive:
-        archive.extractall(world.directory)
-    for path in world.home("one").path.glob("**/*"):
-        path.chmod(0o700 if path.is_dir() else 0o600)
-    assert setting(world, "format") == 1
-    return world
+    """Where a file of format 1 lies, unopened."""
+    return unpacked(world, 1)
+
+
+@pytest.fixture
+def of_format_2(world: World) -> World:
+    """Where one of format 2 lies."""
+    return unpacked(world, 2)
 
 
 def setting(world: World, name: str) -> Any:
@@ -176,3 +187,43 @@ def test_two_programs_that_open_it_at_once_both_succeed(old: World, monkeypatch:
 
     assert errors == []
     assert rows_of(opened(old)) == ROWS
+
+
+# --- format 2 -----------------------------------------------------------------------------------------------------
+
+
+def test_a_file_of_format_2_goes_on_with_its_group(of_format_2: World) -> None:
+    with closing_connection(of_format_2.path("one")) as connection:
+        before = connection.execute("SELECT * FROM crdtlog_log ORDER BY position").fetchall()
+    one = opened(of_format_2)
+
+    assert setting(of_format_2, "format") == catalog.FORMAT
+    assert one.execute("SELECT * FROM crdtlog_log ORDER BY position").fetchall() == before
+    assert one.verify().problems == []
+    assert {member.name: member.role for member in one.members()} == dict.fromkeys(
+        ("one", "other", "third"), "admin"
+    )
+    one.drain_all()
+    ((n, body),) = rows_of(one, "SELECT n, body FROM t WHERE id = 'a'")
+    assert n == 3
+    assert sorted(body.split()) == ["first", "one", "other"]
+    assert rows_of(one, "SELECT n FROM t WHERE id = 'b'") == [(7,)]
+
+    third = next(member.device for member in one.members() if member.name == "third")
+    one.remove_member(third)
+    two = new_device(of_format_2, one)
+    # What the removed device had written counts on the new device as on the old one, what it wrote at first included.
+    assert rows_of(two, "SELECT n FROM t WHERE id = 'early'") == [(3,)]
+    assert_converged([one, two], ["t"])
+    assert len(one.epochs()) == len(two.epochs()) == 2
+
+
+def test_a_file_of_format_2_has_the_tables_of_a_file_made_today(of_format_2: World) -> None:
+    one = opened(of_format_2)
+    with closing_connection(of_format_2.directory / "today.db") as connection:
+        catalog.create(connection)
+        sql = (
+            "SELECT name, sql FROM sqlite_master WHERE name LIKE 'crdtlog%' AND name != 'crdtlog_row_status'"
+        )
+        today = set(connection.execute(sql).fetchall())
+    assert today <= set(one.execute(sql).fetchall())
