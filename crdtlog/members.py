@@ -137,7 +137,15 @@ def newcomer_of(device: Device, role: str) -> Newcomer:
 
 
 def say(state: State, content: Content, summary: str) -> None:
-    """Write a membership record into the log, and put it into effect."""
+    """Write a membership record into the log, and put it into effect.
+
+    Raises `EntryRefused` before this device has the record that let it in: nobody would heed it.
+    """
+    if not isinstance(content, Recover) and not state.group.knows_itself():
+        raise EntryRefused(
+            "this device cannot change the group before its first exchange with another",
+            f"Run: crdtlog sync {state.path}",
+        )
     state.append_own("member", membership.encode_content(content), summary=summary)
     put_in_effect(state, content, state.device.id)
 
@@ -145,10 +153,6 @@ def say(state: State, content: Content, summary: str) -> None:
 def _require_admin(state: State, what: str, command: str) -> None:
     if state.role(state.device.id) != "admin":
         raise EntryRefused(f"this device may not {what}", f"Run `crdtlog {command}` on an admin's device.")
-    if not state.group.knows_itself():
-        raise EntryRefused(
-            f"this device cannot {what} before its first exchange with another", "Run `crdtlog sync` first."
-        )
 
 
 def _require_another_admin(state: State, device: bytes) -> None:

@@ -199,6 +199,22 @@ def test_a_reader_whose_writes_were_taken_back_never_wrote(tmp_path: Path) -> No
         ]
 
 
+def test_who_has_just_joined_changes_nothing_of_the_group_before_it_knows_it(tmp_path: Path) -> None:
+    with World(tmp_path) as world:
+        (a,) = devices(world, ["a"], TABLE)
+        b = world.join("b", a)
+        for change in (
+            lambda: b.remove_member(b.device.id),
+            lambda: b.change_role(a.device.id, "reader"),
+            lambda: b.add_member(newcomer_of(load_device(world.home("c").prepare(), name="c"), "writer")),
+        ):
+            with pytest.raises(EntryRefused, match="before its first exchange"):
+                change()
+        send(a, b)
+        b.remove_member(b.device.id)
+        assert role(b, b) is None
+
+
 # --- readers ------------------------------------------------------------------------------------------------------
 
 
