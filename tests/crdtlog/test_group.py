@@ -13,6 +13,7 @@ from crdtlog.members import newcomer_of
 from tests.crdtlog.devices import (
     World,
     assert_converged,
+    closing_connection,
     devices,
     rows_of,
     send,
@@ -286,6 +287,25 @@ def test_a_reader_s_file_is_put_right_whatever_was_done_to_it(tmp_path: Path) ->
         assert [found.total for found in b.check(fix=True)] == [1]
         assert rows_of(b) == shown
         assert ("k", "plain", "unseen", 0) in aside(b)
+        assert_converged([a, b], ["t"])
+
+
+def test_rows_that_were_there_before_a_reader_joined_are_put_aside(tmp_path: Path) -> None:
+    with World(tmp_path) as world:
+        (a,) = devices(world, ["a"], TABLE)
+        put(a, "one", 1)
+        put(a, "two", 2)
+        device = load_device(world.home("b").prepare(), name="b")
+        a.add_member(newcomer_of(device, "reader"))
+        with closing_connection(world.path("b")) as connection:
+            connection.execute(TABLE[0])
+            connection.execute("INSERT INTO t VALUES ('one', 'mine'), ('two', 2), ('only mine', 3)")
+        b = world.open["b"] = crdtlog.adopt(world.path("b"), a.welcome(), home=world.home("b"), name="b")
+        send(a, b)
+        b.caught_up()
+        b.drain_all()
+        assert rows_of(b) == rows_of(a) == [("one", 1), ("two", 2)]
+        assert sorted(aside(b)) == [("one", "v", "mine", 0), ("only mine", "v", 3, 0)]
         assert_converged([a, b], ["t"])
 
 
