@@ -5,15 +5,16 @@ What is captured is drained first, in the same hold of the lock, so that a conte
 person had not.
 """
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from crdtlog import ahead, drain, reverting
 from crdtlog.apply import CaptureFirst
 from crdtlog.drain import Drainer
 from crdtlog.errors import CrdtlogError, EntryRefused
-from crdtlog.holding import accept_entry
+from crdtlog.holding import accept_entry, accept_proof
 from crdtlog.remembered import WorkFirst
 from crdtlog.settling import settle
 from crdtlog.state import State, savepoint
@@ -33,15 +34,28 @@ class Applied(NamedTuple):
     done: int
 
 
+#: What takes in one entry: `accept_entry` or `accept_proof`.
+_Take = Callable[[State, bytes], int | None]
+
+
 def apply(state: State, drainer: Drainer, signed: Sequence[bytes], hold_ms: float) -> Applied:
     """Merge entries in the order given; see `Database.apply`."""
     try:
-        return _apply(state, drainer, signed, hold_ms)
+        return _apply(state, drainer, signed, hold_ms, accept_entry)
     finally:
         state.forget_answers()
 
 
-def _apply(state: State, drainer: Drainer, signed: Sequence[bytes], hold_ms: float) -> Applied:
+def learn(state: State, drainer: Drainer, signed: bytes) -> None:
+    """Know of a fork; see `Database.learn_fork`."""
+    try:
+        while not _apply(state, drainer, [signed], math.inf, accept_proof).done:
+            pass
+    finally:
+        state.forget_answers()
+
+
+def _apply(state: State, drainer: Drainer, signed: Sequence[bytes], hold_ms: float, take: _Take) -> Applied:
     attempts = works = 0
     while True:
         state.refresh()
@@ -59,7 +73,7 @@ def _apply(state: State, drainer: Drainer, signed: Sequence[bytes], hold_ms: flo
                 if not drainer.settle():
                     continue
                 with state.quick(patient=works < drain.PATIENCE):
-                    return _apply_some(state, signed, hold_ms / 1000)
+                    return _apply_some(state, signed, hold_ms / 1000, take)
         except CaptureFirst as signal:
             attempts += 1
             if attempts > _CAPTURE_ATTEMPTS:
@@ -73,7 +87,7 @@ def _apply(state: State, drainer: Drainer, signed: Sequence[bytes], hold_ms: flo
             signal.work()
 
 
-def _apply_some(state: State, signed: Sequence[bytes], hold_s: float) -> Applied:
+def _apply_some(state: State, signed: Sequence[bytes], hold_s: float, take: _Take) -> Applied:
     until = time.monotonic() + hold_s
     entries, rows, is_settled = settle(state, hold_s)
     if not is_settled:
@@ -82,7 +96,7 @@ def _apply_some(state: State, signed: Sequence[bytes], hold_s: float) -> Applied
     for blob in signed:
         try:
             with savepoint(state, whole=not done):
-                accepted = accept_entry(state, blob)
+                accepted = take(state, blob)
         except (CrdtlogError, CaptureFirst, WorkFirst):
             if not done:
                 raise

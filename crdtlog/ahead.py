@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from crdtlog import entry, rowdocs
+from crdtlog import entry, proof, rowdocs
 from crdtlog.catalog import Tracked
 from crdtlog.errors import CrdtlogError
 from crdtlog.kinds import TEXT, Failure, Merge, Merged, Origin
@@ -56,7 +56,7 @@ def merge_ahead(state: State, signed: Sequence[bytes]) -> int:
 
 def _merge_entry(state: State, blob: bytes, ends: _Ends) -> int:
     """Have an entry's text patches merged; returns how many."""
-    item = entry.decode(entry.split(blob).body)
+    item = entry.decode(proof.split(blob)[0].body)
     writer = state.log.writers.get(item.writer)
     if item.kind != "data" or (writer is not None and item.seq <= writer.seq):
         return 0

@@ -13,7 +13,7 @@ from crdtlog import document
 from crdtlog.clock import SQL_MS_BIAS
 from crdtlog.schema import Column, Table, quote
 
-FORMAT = 3
+FORMAT = 4
 
 _TABLES = """
 CREATE TABLE crdtlog__meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -30,6 +30,16 @@ CREATE TABLE crdtlog__aside (
 CREATE TABLE crdtlog__log (
     position INTEGER PRIMARY KEY, writer INTEGER, seq INTEGER, hash BLOB, kind TEXT, stamp INTEGER,
     received_ms INTEGER, rows INTEGER, summary TEXT, signed BLOB, UNIQUE (writer, seq));
+CREATE TABLE crdtlog__original (
+    writer INTEGER, seq INTEGER, signed BLOB, PRIMARY KEY (writer, seq)) WITHOUT ROWID;
+CREATE TABLE crdtlog__fork (
+    hash BLOB PRIMARY KEY, writer BLOB, seq INTEGER, previous BLOB, signed BLOB) WITHOUT ROWID;
+CREATE TABLE crdtlog__branch (writer INTEGER PRIMARY KEY, parent INTEGER, first INTEGER);
+CREATE TABLE crdtlog__said (
+    writer INTEGER, seq INTEGER, name BLOB, meant INTEGER, PRIMARY KEY (writer, seq, name)) WITHOUT ROWID;
+CREATE TABLE crdtlog__edge (
+    document BLOB, writer INTEGER, lane BLOB, seq INTEGER, clock INTEGER,
+    PRIMARY KEY (document, writer, lane)) WITHOUT ROWID;
 CREATE TABLE crdtlog__table (
     id INTEGER PRIMARY KEY, table_id BLOB UNIQUE, name TEXT, description BLOB, misfit TEXT, held TEXT,
     reconcile_ms INTEGER);
@@ -58,7 +68,9 @@ _VIEWS = f"""
 CREATE VIEW crdtlog_devices AS
     SELECT lower(hex(d.id)) AS id, d.name AS name, d.role AS role,
            d.id = (SELECT value FROM crdtlog__meta WHERE name = 'device') AS self,
-           (SELECT coalesce(sum(w.seq), 0) FROM crdtlog__writer w WHERE w.device = d.id) AS entries,
+           (SELECT coalesce(sum(w.seq), 0) FROM crdtlog__writer w WHERE w.device = d.id) -
+           (SELECT coalesce(sum(b.first - 1), 0) FROM crdtlog__branch b JOIN crdtlog__writer w ON w.id = b.writer
+            WHERE w.device = d.id) AS entries,
            (SELECT {_time("max(w.last_stamp)")} FROM crdtlog__writer w
             WHERE w.device = d.id AND w.seq > 0) AS last_write,
            strftime('%Y-%m-%dT%H:%M:%fZ', d.seen_ms / 1000.0, 'unixepoch') AS last_seen
@@ -96,13 +108,20 @@ def create(connection: sqlite3.Connection) -> None:
 def upgrade(connection: sqlite3.Connection) -> None:
     """Bring a file of an earlier format to today's, inside the caller's transaction.
 
-    Format 1 had no merge documents; format 2 applied all that it held, and knew no member that was removed.
+    Format 1 had no merge documents; format 2 applied all that it held, and knew no member that was removed; format 3
+    knew no forks.
     """
     statements = {
         name: statement
         for statement in _TABLES.split(";\n")
         for name in [statement.partition(" (")[0].rpartition(" ")[2]]
     }
+    for name in ("original", "fork", "branch", "said", "edge"):
+        connection.execute(statements[f"crdtlog__{name}"])
+    if get_meta(connection, "format") == 3:
+        _make_views_anew(connection)
+        set_meta(connection, "format", FORMAT)
+        return
     if get_meta(connection, "format") == 1:
         connection.execute(statements["crdtlog__merge"])
         connection.execute(statements["crdtlog__kind"])
@@ -120,12 +139,16 @@ def upgrade(connection: sqlite3.Connection) -> None:
         connection.executemany(f"INSERT INTO {name} ({columns}) VALUES ({marks})", rows)
     connection.execute(statements["crdtlog__context"])
     connection.execute(statements["crdtlog__aside"])
+    _make_views_anew(connection)
+    set_meta(connection, "first_epoch", get_meta(connection, "epoch"))
+    set_meta(connection, "format", FORMAT)
+
+
+def _make_views_anew(connection: sqlite3.Connection) -> None:
     for view in filter(str.strip, _VIEWS.split(";\n")):
         name = view.partition(" AS\n")[0].rpartition(" ")[2]
         connection.execute(f"DROP VIEW IF EXISTS {name}")
         connection.execute(view)
-    set_meta(connection, "first_epoch", get_meta(connection, "epoch"))
-    set_meta(connection, "format", FORMAT)
 
 
 def create_row_status(connection: sqlite3.Connection, tables: "list[Tracked]") -> None:

@@ -6,10 +6,11 @@ is independent of anything private to a file: local writer numbers and hash seed
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
-from crdtlog import capture, clock, document, entry
+from crdtlog import capture, clock, document, entry, proof
 from crdtlog.catalog import Tracked
 from crdtlog.connection import Row, escaping_text
 from crdtlog.device import verify_bytes
@@ -123,15 +124,21 @@ def _verify_logs(state: State, progress: Progress) -> tuple[list[str], int]:
     vector: dict[bytes, int] = {}
     count = 0
     # Bytes are asked for as blobs, so that tampering is found here and not by the driver's decoding of text.
-    for number, seq, stored_hash, signed in state.connection.execute(
-        "SELECT writer, seq, CAST(hash AS BLOB), CAST(signed AS BLOB) FROM crdtlog__log ORDER BY position"
+    for number, seq, stored_hash, signed, original in state.connection.execute(
+        "SELECT l.writer, l.seq, CAST(l.hash AS BLOB), CAST(l.signed AS BLOB), CAST(o.signed AS BLOB) "
+        "FROM crdtlog__log l LEFT JOIN crdtlog__original o ON o.writer = l.writer AND o.seq = l.seq "
+        "ORDER BY l.position"
     ):
         count += 1
-        writer = state.log.ids[number]
+        log = state.log.by_number[number]
+        writer = log.id
         name = f"entry {seq} of writer {writer.hex()[:12]}"
-        before = heads.get(number, (0, b""))
+        before = heads.get(number) or (log.first - 1, state.log.hash_at(log, log.first - 1) or b"")
+        key = keys.get(device_of(writer))
         try:
-            problem = _verify_entry(state, signed, keys.get(device_of(writer)), before, vector, stored_hash)
+            problem = _verify_entry(state, original or signed, key, before, vector, stored_hash)
+            if original is not None and not problem:
+                problem = _verify_names(state, signed, original, writer, vector)
         except CrdtlogError as error:
             problem = str(error)
         if problem:
@@ -144,7 +151,46 @@ def _verify_logs(state: State, progress: Progress) -> tuple[list[str], int]:
             problems.append(
                 f"writer {writer.hex()[:12]}: the log ends at {vector.get(writer)}, not at {head.seq}"
             )
-    return problems, count
+    return problems + _verify_proofs(state, keys), count
+
+
+def _verify_proofs(state: State, keys: Mapping[bytes, bytes]) -> list[str]:
+    """Read once more what proves that logs are forked."""
+    problems = []
+    for point, digest, signed in proof.entries(state.connection):
+        name = f"the proof of a fork at entry {point.seq} of writer {point.writer.hex()[:12]}"
+        try:
+            parts = entry.split(signed)
+            item = entry.decode(parts.body)
+            key = keys.get(device_of(point.writer))
+            is_signed = key is not None and verify_bytes(key, entry.SIGN_DOMAIN, parts.body, parts.signature)
+        except CrdtlogError as error:
+            problems.append(f"{name}: {error}")
+            continue
+        if parts.hash != digest or (item.writer, item.seq, item.previous) != point or not is_signed:
+            problems.append(f"{name}: it is not what its device signed")
+    return problems
+
+
+def _verify_names(
+    state: State, stored: bytes, original: bytes, writer: bytes, vector: Mapping[bytes, int]
+) -> str | None:
+    """An entry that is stored with other names in it than its author's says the same."""
+    item, signed = (entry.decode(entry.split(each).body) for each in (stored, original))
+    if replace(signed, writer=writer, context=item.context, raw_size=0, packed=b"") != replace(
+        item, raw_size=0, packed=b""
+    ):
+        return "it says something else than its author signed"
+    if any(vector.get(named.writer, 0) < named.seq for named in item.context):
+        return "it stands before what it builds on"
+    found = [state.log.resolve(named) for named in signed.context]
+    if any(
+        log is None or covered.get(log.id, 0) < named.seq
+        for covered in [state.log.context(writer, item.seq)]
+        for log, named in zip(found, signed.context, strict=True)
+    ):
+        return "it builds on something else than its author signed"
+    return None
 
 
 def _verify_entry(
@@ -167,8 +213,9 @@ def _verify_entry(
         return "it belongs to another database"
     if (item.seq, item.previous) != (before[0] + 1, before[1]):
         return "it does not continue its log"
-    missing = [named for named in item.context if vector.get(named.writer, 0) < named.seq]
-    if missing:
+    far = [named for named in item.context if vector.get(named.writer, 0) < named.seq]
+    found = [state.log.resolve(named) for named in far]
+    if any(log is None or vector.get(log.id, 0) < named.seq for log, named in zip(found, far, strict=True)):
         return "it stands before what it builds on"
     return None
 

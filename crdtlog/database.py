@@ -6,7 +6,7 @@ SQLite's write lock orders them, and cached facts are refreshed under it.
 """
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -17,10 +17,12 @@ from crdtlog import (
     catalog,
     check,
     drain,
+    forks,
     history,
     members,
     membership,
     mending,
+    proof,
     reverting,
     rotating,
     schema,
@@ -29,9 +31,8 @@ from crdtlog import (
 )
 from crdtlog.accept import Applied
 from crdtlog.check import Difference, Progress, Verified, no_progress
-from crdtlog.clock import stamp_ms
 from crdtlog.connection import escaping_text, translate
-from crdtlog.device import Device, Home, new_writer
+from crdtlog.device import Device, Home
 from crdtlog.drain import Drained, Drainer
 from crdtlog.epoch_keys import EpochKeys
 from crdtlog.live import Live, each
@@ -53,8 +54,6 @@ from crdtlog.watch import Change, watch
 
 if TYPE_CHECKING:
     from pycrdt import Array, Doc, Map, Text
-
-_CLOCK_TOLERANCE_MS = 5 * 60 * 1000
 
 
 class Database:
@@ -300,6 +299,11 @@ class Database:
         each(self._live, Live.refresh)
         return applied
 
+    def learn_fork(self, signed: bytes) -> None:
+        """Know that a log is forked, by an entry that is not the one held under its number (R11); raises as `apply`."""
+        accept.learn(self._state, self._drainer, signed)
+        each(self._live, Live.refresh)
+
     def unmerged(self) -> list[Unmerged]:
         """Cells of mergeable columns that do not merge, and why; reads every row of such tables."""
         self._state.refresh()
@@ -307,14 +311,7 @@ class Database:
 
     def caught_up(self) -> None:
         """Tell that everything a first peer had is applied: rows that were here before joining are now taken in."""
-        waiting = [tracked for tracked in self._state.tables.values() if tracked.reconcile_ms < 0]
-        if not waiting:
-            return
-        with self._state.transaction():
-            self._state.connection.execute(
-                "UPDATE crdtlog__table SET reconcile_ms = -reconcile_ms WHERE reconcile_ms < 0"
-            )
-            self._state.bump()
+        tracking.take_in_what_waited(self._state)
 
     def begin_anew_if_ahead(self, peer_ms: int) -> bool:
         """Go on as a new writer if this log's stamps are over five minutes ahead of both clocks; True if so.
@@ -322,14 +319,7 @@ class Database:
         `peer_ms` is another device's clock. Otherwise one bad hour with a wrong clock would win over everybody's
         concurrent writes until the right time had caught up (R9): within a log, stamps never run backwards.
         """
-        state = self._state
-        state.refresh()
-        if stamp_ms(state.writer.last_stamp) <= max(state.now_ms(), peer_ms) + _CLOCK_TOLERANCE_MS:
-            return False
-        self.drain_all()
-        with state.transaction():
-            state.become(new_writer(state.device))
-        return True
+        return self._telling.begin_anew_if_ahead(peer_ms, self.drain_all)
 
     def confirm(self) -> bool:
         """Note outside of the file, durably, that this device's log may be told to others as it is now (R11).
@@ -376,6 +366,21 @@ class Database:
     def entries_after(self, position: int, lacking: Mapping[bytes, int], max_bytes: int) -> Batch:
         """Entries behind `position` that a holder of the vector `lacking` lacks, in causal order."""
         return self._state.log.entries_after(position, lacking, max_bytes)
+
+    def hashes(self, asked: Mapping[bytes, Collection[int]]) -> dict[bytes, dict[int, bytes]]:
+        """Of the entries asked for, by writer and number, the hashes of those that are held."""
+        self._state.refresh()
+        return forks.hashes(self._state.log, asked)
+
+    def signed_entry(self, writer: bytes, seq: int) -> bytes:
+        """The bytes of a held entry as its author signed them. Raises `EntryRefused` for one that is not held."""
+        self._state.refresh()
+        return self._state.log.original_of(writer, seq)
+
+    def forks(self) -> list[proof.Fork]:
+        """Where devices signed different entries under one number; the proofs are kept, and `verify` reads them."""
+        self._state.refresh()
+        return proof.forks(self._state.connection)
 
     def record_held(self, device: bytes, vector: Mapping[bytes, int]) -> None:
         """Remember what another device has acknowledged; never less than before."""

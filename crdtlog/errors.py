@@ -103,6 +103,10 @@ class EntryRefused(CrdtlogError):
     """A log entry that cannot be accepted: bad signature, broken chain, unknown author, missing context."""
 
 
+class AnotherHistory(EntryRefused):
+    """An entry continues, or builds on, another history of a log than the one held: that log may be forked."""
+
+
 class WorkerUnavailable(Temporary):
     """The process that merges texts cannot be started, or somebody ends it."""
 

@@ -6,12 +6,12 @@ everything counts that a writer wrote, and nothing needs to be evaluated. That i
 
 from collections.abc import Mapping
 
-from crdtlog import membership
+from crdtlog import entry, membership
 from crdtlog.device import verify_bytes
 from crdtlog.entry import Entry
 from crdtlog.errors import EntryRefused
 from crdtlog.log import Log
-from crdtlog.membership import Add, Content, Evaluated, Founding, Graph, Logs, Own, Record, Rotate, Seen
+from crdtlog.membership import Add, Content, Evaluated, Founding, Graph, Logs, Own, Record, Rotate, Said, Seen
 
 Context = Mapping[bytes, int]
 
@@ -44,8 +44,8 @@ class Group:
     def _load(self) -> Graph:
         graph = self._graph = Graph(self._database, _verify)
         self._plain = True
-        for writer, seq, digest, context, item in self._log.member_entries():
-            self._note(Record(writer, seq, digest, context, membership.decode_content(item.payload())))
+        for digest, context, item in self._log.member_entries():
+            self._note(self.record(item, digest, context, self._original(item)))
         return graph
 
     @property
@@ -70,9 +70,17 @@ class Group:
         """Whether `found` is known without any work."""
         return self._found is not None
 
-    def record(self, item: Entry, digest: bytes, context: Context) -> Record:
-        """The membership record in an entry. Raises `Malformed`."""
-        return Record(item.writer, item.seq, digest, context, membership.decode_content(item.payload()))
+    def _original(self, item: Entry) -> Entry:
+        """An entry as it was signed, if that matters: at the beginning of a log it does (`Recover`)."""
+        if item.seq > 1:
+            return item
+        return entry.decode(entry.split(self._log.original(self._log.writers[item.writer].number, 1)).body)
+
+    def record(self, item: Entry, digest: bytes, context: Context, original: Entry) -> Record:
+        """The membership record in an entry, and as it was signed. Raises `Malformed`."""
+        content = membership.decode_content(item.payload())
+        said = Said(original.writer, {named.writer: named.seq for named in original.context})
+        return Record(item.writer, item.seq, digest, context, content, said)
 
     def take(self, record: Record) -> None:
         """Take in a record whose entry is about to be held. Raises `EntryRefused` for what nobody should hold."""

@@ -93,7 +93,9 @@ def _writes(state: State, tracked: Tracked, key: Key) -> Iterator[Write]:
     patched = PatchedValues(state, tracked, key)
     contexts: dict[int, dict[bytes, int]] = {}
     for number, item in state.log.entries():
-        context = contexts.setdefault(number, {})
+        if number not in contexts:
+            contexts[number] = state.log.before(state.log.by_number[number])
+        context = contexts[number]
         context.update((named.writer, named.seq) for named in item.context)
         if item.kind != "data":
             continue

@@ -7,7 +7,7 @@ all in one transaction (log invariants L1 to L4).
 from collections.abc import Mapping
 from typing import cast
 
-from crdtlog import changes, entry, members, membership, rotating, tracking
+from crdtlog import changes, entry, forks, members, membership, naming, proof, rotating, tracking
 from crdtlog.apply import apply_data
 from crdtlog.device import verify_bytes
 from crdtlog.entry import Entry, Signed
@@ -24,33 +24,84 @@ WAITING = "held, not counted"
 def accept_entry(state: State, blob: bytes) -> int | None:
     """Verify and store one entry in the caller's transaction; merge it if it counts and nothing else must come first.
 
-    Returns its rows, or None when it was held. What is only held now, `settling.settle` merges once it can.
+    Returns its rows, or None when it was held. What is only held now, `settling.settle` merges once it can. An entry
+    that proves a log to be forked may give other names to what is held: all of that is taken in again (`forks`).
     """
-    signed = entry.split(blob)
+    signed, beside, item = _read(state, blob)
+    log = forks.place(state.log, item, signed.hash)
+    if log is None or (beside is not None and not forks.is_known(state.log, item, beside.hash)):
+        _learn(state, item, signed, beside)
+        log = forks.place(state.log, item, signed.hash)
+    assert log is not None, "an entry at a fork has no name"
+    if forks.is_held(state.log, log, item, signed.hash):
+        return None
+    state.log.check_succession(item, log)
+    return _take_in(state, naming.read(state.log, item, log), item, signed, log.id)
+
+
+def accept_proof(state: State, blob: bytes) -> int | None:
+    """Know that a log is forked by an entry that stands beside one held, in the caller's transaction.
+
+    The entry itself is not taken in: it may build on what is not held. Returns 0, or None if the entry proves nothing.
+    """
+    signed, beside, item = _read(state, blob)
+    if forks.place(state.log, item, signed.hash) is not None:
+        return None
+    _learn(state, item, signed, beside)
+    return 0
+
+
+def _read(state: State, blob: bytes) -> tuple[Signed, Signed | None, Entry]:
+    """A signed entry with what proves a fork, if that comes with it, both verified; and what it says."""
+    signed, beside = proof.split(blob)
     item = entry.decode(signed.body)
     _authenticate(state, item, signed)
-    known = state.log.writers.get(item.writer)
-    if known is not None and not state.log.check_succession(item, signed.hash, known):
-        return None
-    writer = state.log.writer(item.writer)
-    if known is None and not state.log.check_succession(item, signed.hash, writer):
-        return None
-    state.log.check_context(item)
+    if beside is not None:
+        _check_proof(state, item, signed, beside)
+    return signed, beside, item
+
+
+def _learn(state: State, item: Entry, signed: Signed, beside: Signed | None) -> None:
+    with state.unhurried():
+        for old in forks.learn(state, item, signed, beside):
+            accept_entry(state, old.signed)
+
+
+def _take_in(state: State, item: Entry, original: Entry, signed: Signed, name: bytes) -> int:
+    """Store and perhaps merge the next entry of a log, which says in our names what its author signed in others."""
     context = state.log.context_of(item)
     if item.kind == "member":
-        members.take(state, record := state.group.record(item, signed.hash, context))
+        record = state.group.record(item, signed.hash, context, original)
+        members.take(state, record)
         if isinstance(record.content, Rotate):
             rotating.unlock(state)
     rows, summary = 0, WAITING
-    applied = _may_be_merged(state, item, writer, context)
+    applied = _may_be_merged(state, item, state.log.writer(name), context)
     if applied:
-        rows, summary = effect(state, item, state.log.writer(item.writer).context)
-        writer = state.log.writer(item.writer)
-    now = state.now_ms()
-    state.log.append(item, signed, writer, received_ms=now, rows=rows, summary=summary, applied=applied)
+        rows, summary = effect(state, item, state.log.writer(name).context)
+    is_same = item is original
+    state.log.append(
+        item,
+        signed if is_same else signed._replace(body=entry.encode(item)),
+        state.log.writer(name),
+        received_ms=state.now_ms(),
+        rows=rows,
+        summary=summary,
+        applied=applied,
+        original=None if is_same else signed.bytes(),
+    )
     if not applied or (item.kind == "member" and not state.group.is_plain):
         state.must_settle = True
     return rows
+
+
+def _check_proof(state: State, item: Entry, signed: Signed, beside: Signed) -> None:
+    other = entry.decode(beside.body)
+    _authenticate(state, other, beside)
+    if (other.writer, other.seq, other.previous) != (item.writer, item.seq, item.previous):
+        raise EntryRefused("an entry beside another one that it does not stand beside")
+    if beside.hash >= signed.hash:
+        raise EntryRefused("an entry beside another one whose name it does not take")
 
 
 def _may_be_merged(state: State, item: Entry, writer: Writer, context: Mapping[bytes, int]) -> bool:
@@ -62,6 +113,8 @@ def _may_be_merged(state: State, item: Entry, writer: Writer, context: Mapping[b
         return False
     if any(not state.log.is_applied(named.writer, named.seq) for named in item.context):
         return False
+    if item.seq == writer.first and not all(state.log.is_applied(*dot) for dot in context.items()):
+        return False  # what stands before a fork is another log's
     group = state.group
     if group.is_plain:
         return item.kind == "member" or state.role(device_of(item.writer)) in ("admin", "writer")

@@ -14,21 +14,17 @@ Invariants:
 """
 
 import sqlite3
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
-from crdtlog import clock, entry
+from crdtlog import clock, entry, proof
+from crdtlog.decoded import Decoder
 from crdtlog.entry import Entry, Signed
-from crdtlog.errors import EntryRefused
-from crdtlog.payload import Section, decode_data
-from crdtlog.values import Key, Value, normal_key, pack, unpack
+from crdtlog.errors import AnotherHistory, EntryRefused
+from crdtlog.payload import Section
+from crdtlog.values import Key, Value, pack, unpack
 from crdtlog.versions import MAX_SEQ, Head, Named, context_difference, device_of
-
-#: So many decoded entries are remembered, of so many bytes of payload; but always the last.
-_DECODED_ENTRIES = 256
-_DECODED_BYTES = 32 << 20
 
 #: Entries that are merged, `l`, of which more may be asked with AND.
 APPLIED = "crdtlog__log l JOIN crdtlog__writer w ON w.id = l.writer WHERE l.seq <= w.applied"
@@ -38,7 +34,8 @@ APPLIED = "crdtlog__log l JOIN crdtlog__writer w ON w.id = l.writer WHERE l.seq 
 class Writer:
     """One log: local number, global id, last entry, and the context of that entry as writer id → sequence number.
 
-    `applied` is the number of the last entry that is merged into documents and rows.
+    `applied` is the number of the last entry that is merged into documents and rows. A log that left another one at a
+    fork (see `forks`) has entries of its own from `first` on; those before are its `parent`'s.
     """
 
     number: int
@@ -48,32 +45,20 @@ class Writer:
     last_stamp: int = 0
     context: dict[bytes, int] = field(default_factory=dict)
     applied: int = 0
+    first: int = 1
+    parent: "Writer | None" = None
+
+    def owner(self, seq: int) -> "Writer":
+        """The log in which that entry of this log's history is stored."""
+        log = self
+        while seq < log.first and log.parent is not None:
+            log = log.parent
+        return log
 
     @property
     def head(self) -> Head:
         """The log's last entry."""
         return Head(self.seq, self.hash)
-
-
-class _Decoded:
-    """A data entry's sections, and where each of its rows is written, found out for the tables that are asked for."""
-
-    def __init__(self, sections: list[Section], size: int) -> None:
-        self.sections = sections
-        self.size = size
-        self._places: dict[bytes, dict[Key, tuple[Section, int]]] = {}
-
-    def place(self, table: bytes, key: Key, collations: list[str]) -> tuple[Section, int] | None:
-        """The section that wrote a row, and the row's place in it."""
-        places = self._places.get(table)
-        if places is None:
-            places = self._places[table] = {
-                normal_key(section.key(row), collations): (section, row)
-                for section in self.sections
-                if section.table == table
-                for row in range(section.rows)
-            }
-        return places.get(normal_key(key, collations))
 
 
 class LogEntry(NamedTuple):
@@ -98,13 +83,14 @@ class Log:
     """The stored logs and a memory of their heads, valid while the caller holds the file's write lock."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
+        self.connection = connection
         self.writers: dict[bytes, Writer] = {}
         self.by_number: dict[int, Writer] = {}
         self.ids: dict[int, bytes] = {}
-        self._decoded: OrderedDict[tuple[int, int], _Decoded] = OrderedDict()
-        self._decoded_bytes = 0
+        self._decoder = Decoder(self.signed)
         self._contexts: dict[bytes, tuple[int, list[tuple[int, list[tuple[bytes, int]]]]]] = {}
+        #: of some logs, from which entry on they say a name and mean a log of another one
+        self._said: dict[int, list[tuple[int, bytes, Writer]]] = {}
         #: While rows are made anew from entries that are held: the position of the one at hand. What stands behind it
         #: has not happened yet.
         self.horizon = MAX_SEQ
@@ -115,17 +101,25 @@ class Log:
         self.writers.clear()
         self.by_number.clear()
         self.ids.clear()
-        for number, writer, seq, digest, last, context, applied in self._connection.execute(
+        for number, writer, seq, digest, last, context, applied in self.connection.execute(
             "SELECT id, writer, seq, hash, last_stamp, context, applied FROM crdtlog__writer"
         ):
             context = dict(unpack(context))
             self._remember(Writer(number, writer, seq, digest, clock.from_sql(last), context, applied))
+        for number, parent, first in self.connection.execute(
+            "SELECT writer, parent, first FROM crdtlog__branch"
+        ):
+            self.by_number[number].parent, self.by_number[number].first = self.by_number[parent], first
+        self._said = {}
+        for number, seq, name, meant in self.connection.execute(
+            "SELECT writer, seq, name, meant FROM crdtlog__said ORDER BY seq"
+        ):
+            self._said.setdefault(number, []).append((seq, name, self.by_number[meant]))
 
     def forget(self) -> None:
         """Forget decoded entries: some may never have been, as when the transaction that wrote them was undone."""
-        self._decoded.clear()
+        self._decoder.forget()
         self._contexts.clear()
-        self._decoded_bytes = 0
 
     def _remember(self, writer: Writer) -> None:
         self.writers[writer.id] = writer
@@ -134,11 +128,13 @@ class Log:
 
     def heads(self) -> dict[bytes, Head]:
         """The last entry held of every log that has one."""
-        return {writer.id: writer.head for writer in self.writers.values() if writer.seq}
+        return {writer.id: writer.head for writer in self.writers.values() if writer.seq >= writer.first}
 
     def applied(self) -> dict[bytes, int]:
         """The last entry applied of every log that has one."""
-        return {writer.id: writer.applied for writer in self.writers.values() if writer.applied}
+        return {
+            writer.id: writer.applied for writer in self.writers.values() if writer.applied >= writer.first
+        }
 
     def is_applied(self, writer: bytes, seq: int) -> bool:
         """Whether an entry is merged into documents and rows."""
@@ -152,7 +148,7 @@ class Log:
     def position(self) -> int:
         """The last position of the local order."""
         return int(
-            self._connection.execute("SELECT coalesce(max(position), 0) FROM crdtlog__log").fetchone()[0]
+            self.connection.execute("SELECT coalesce(max(position), 0) FROM crdtlog__log").fetchone()[0]
         )
 
     def writer(self, writer_id: bytes) -> Writer:
@@ -160,7 +156,7 @@ class Log:
         known = self.writers.get(writer_id)
         if known is not None:
             return known
-        number = self._connection.execute(
+        number = self.connection.execute(
             "INSERT INTO crdtlog__writer (writer, device, seq, hash, last_stamp, context, applied) "
             "VALUES (?, ?, 0, x'', ?, ?, 0)",
             (writer_id, device_of(writer_id), clock.to_sql(0), pack([])),
@@ -173,6 +169,8 @@ class Log:
         """What the next own entry names newly: all that is applied, against the context of the entry before."""
         heads = {}
         for writer in self.writers.values():
+            if writer.applied < writer.first:
+                continue
             if writer.applied == writer.seq:
                 heads[writer.id] = writer.head
             elif writer.applied > own.context.get(writer.id, 0):
@@ -181,47 +179,40 @@ class Log:
                 heads[writer.id] = Head(writer.applied, digest)
         return tuple(context_difference(heads, own.context, own.id))
 
-    def check_succession(self, item: Entry, hash_: bytes, writer: Writer) -> bool:
-        """Whether the entry is the next of its log; False when it is already held. Raises `EntryRefused` otherwise."""
-        if item.seq <= writer.seq:
-            held = self.hash_of(writer.number, item.seq)
-            if held is not None and held != hash_:
-                raise EntryRefused(
-                    f"two different entries {item.seq} of one log (writer {item.writer.hex()[:12]}): its device was "
-                    "restored or copied",
-                    "Run `crdtlog verify` on both devices.",
-                )
-            return False
+    def check_succession(self, item: Entry, writer: Writer) -> None:
+        """Require that an entry is the next of a log (L1). Raises `EntryRefused`."""
         if item.seq != writer.seq + 1:
             raise EntryRefused(
                 f"entry {item.seq} arrived where {writer.seq + 1} is next (writer {item.writer.hex()[:12]})"
             )
         if item.previous != writer.hash:
-            raise EntryRefused(
+            raise AnotherHistory(
                 f"entry {item.seq} of writer {item.writer.hex()[:12]} breaks its log's hash chain"
             )
-        return True
 
-    def check_context(self, item: Entry) -> None:
-        """Require that everything the entry's context names is held (L3), and news: what a log saw it never unsees."""
-        author = self.writers.get(item.writer)
-        before = author.context if author else {}
-        for named in item.context:
-            if named.seq <= before.get(named.writer, 0):
-                raise EntryRefused(
-                    f"entry {item.seq} of writer {item.writer.hex()[:12]} names again what its log named before"
-                )
-            other = self.writers.get(named.writer)
-            if other is None or other.seq < named.seq:
-                raise EntryRefused(
-                    f"entry {item.seq} of writer {item.writer.hex()[:12]} came before what it builds on"
-                )
-            digest = other.hash if other.seq == named.seq else self.hash_of(other.number, named.seq)
-            if digest is None or digest[:8] != named.hash8:
-                raise EntryRefused(
-                    f"entry {item.seq} of writer {item.writer.hex()[:12]} builds on another history of writer "
-                    f"{named.writer.hex()[:12]}"
-                )
+    def resolve(self, named: Named) -> Writer | None:
+        """The log that holds the entry which a context names, whatever that is called here; None if it is not held."""
+        known = self.writers.get(named.writer)
+        if known is not None and self.is_at(known, named.seq, named.hash8):
+            return known.owner(named.seq)
+        device = device_of(named.writer)
+        for other in self.writers.values():
+            if (
+                other.first <= named.seq
+                and device_of(other.id) == device
+                and self.is_at(other, named.seq, named.hash8)
+            ):
+                return other
+        return None
+
+    def is_at(self, writer: Writer, seq: int, hash8: bytes) -> bool:
+        """Whether a log's history holds that entry."""
+        digest = writer.hash if writer.seq == seq else self.hash_at(writer, seq)
+        return digest is not None and digest[:8] == hash8
+
+    def hash_at(self, writer: Writer, seq: int) -> bytes | None:
+        """The hash of an entry of a log's history, if it is held."""
+        return self.hash_of(writer.owner(seq).number, seq)
 
     def context_of(self, item: Entry) -> dict[bytes, int]:
         """All that the author of the next entry of a log had, that log up to the entry before included."""
@@ -244,18 +235,20 @@ class Log:
         rows: int,
         summary: str,
         applied: bool = True,
+        original: bytes | None = None,
     ) -> None:
         """Store the next entry of a log and move its head (L1); the caller has checked it.
 
-        One that is not `applied` is only held.
+        One that is not `applied` is only held. `original` are the bytes as they were signed, if the entry is stored
+        with other names in it (see `naming`).
         """
         if item.kind == "member" or not applied:
             # The first to evaluate who counts, the other to be merged later: contexts are else known of heads alone.
-            self._connection.execute(
+            self.connection.execute(
                 "INSERT INTO crdtlog__context VALUES (?, ?, ?, ?)",
                 (writer.number, item.seq, item.kind == "member", pack(sorted(self.context_of(item).items()))),
             )
-        self._connection.execute(
+        self.connection.execute(
             "INSERT INTO crdtlog__log (writer, seq, hash, kind, stamp, received_ms, rows, summary, signed) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
@@ -270,6 +263,10 @@ class Log:
                 signed.bytes(),
             ),
         )
+        if original is not None:
+            self.connection.execute(
+                "INSERT INTO crdtlog__original VALUES (?, ?, ?)", (writer.number, item.seq, original)
+            )
         writer.seq, writer.hash, writer.last_stamp = (
             item.seq,
             signed.hash,
@@ -279,33 +276,33 @@ class Log:
             writer.applied = item.seq
         for named in item.context:
             writer.context[named.writer] = named.seq
-        self._connection.execute(
+        self.connection.execute(
             "UPDATE crdtlog__writer SET seq = ?, hash = ?, last_stamp = ?, applied = ? WHERE id = ?",
             (writer.seq, writer.hash, clock.to_sql(writer.last_stamp), writer.applied, writer.number),
         )
         if item.context:
-            self._connection.execute(
+            self.connection.execute(
                 "UPDATE crdtlog__writer SET context = ? WHERE id = ?",
                 (pack(sorted(writer.context.items())), writer.number),
             )
 
     def position_of(self, number: int, seq: int) -> int:
         """Where a held entry stands in the local order."""
-        row = self._connection.execute(
+        row = self.connection.execute(
             "SELECT position FROM crdtlog__log WHERE writer = ? AND seq = ?", (number, seq)
         ).fetchone()
         return int(row[0])
 
     def first_from(self, number: int, position: int) -> int:
         """The first entry of a log from a position of the local order on; one beyond its end if there is none."""
-        row = self._connection.execute(
+        row = self.connection.execute(
             "SELECT min(seq) FROM crdtlog__log WHERE writer = ? AND position >= ?", (number, position)
         ).fetchone()
         return int(row[0]) if row[0] is not None else self.by_number[number].seq + 1
 
     def note_waiting(self, writer: Writer, seq: int, why: str) -> None:
         """A held entry cannot be merged, though it counts."""
-        self._connection.execute(
+        self.connection.execute(
             "UPDATE crdtlog__log SET summary = ? WHERE writer = ? AND seq = ?",
             (f"waits: {why}", writer.number, seq),
         )
@@ -314,30 +311,94 @@ class Log:
         """A held entry, the next of its log, has been merged now (L4)."""
         writer.applied = seq
         number = writer.number
-        self._connection.execute("UPDATE crdtlog__writer SET applied = ? WHERE id = ?", (seq, number))
-        self._connection.execute(
+        self.connection.execute("UPDATE crdtlog__writer SET applied = ? WHERE id = ?", (seq, number))
+        self.connection.execute(
             "UPDATE crdtlog__log SET rows = ?, summary = ? WHERE writer = ? AND seq = ?",
             (rows, summary, number, seq),
         )
-        self._connection.execute(
+        self.connection.execute(
             "DELETE FROM crdtlog__context WHERE writer = ? AND seq = ? AND member = 0", (number, seq)
         )
 
     def context(self, writer: bytes, seq: int) -> dict[bytes, int]:
         """All that the author of a held entry had, its own log up to the entry before included."""
         log = self.writers[writer]
+        if seq < log.first and log.parent is not None:
+            return self.context(log.parent.id, seq)
         if seq == log.seq:
             context = dict(log.context)
         elif (kept := self._kept_context(log.number, seq)) is not None:
             return kept
         else:
-            context = {}
+            context = self.before(log)
             for at, named in self._named(log) if seq > 1 else self._named_by(log.number, 0, 1):
                 if at > seq:
                     break
                 context.update(named)
         if seq > 1:
             context[writer] = seq - 1
+        return context
+
+    def said(self, log: Writer, seq: int) -> dict[bytes, Writer]:
+        """The names by which the author of an entry calls other logs than are called so here."""
+        found = self.said(log.parent, min(seq, log.first - 1)) if log.parent is not None else {}
+        for at, name, meant in self._said.get(log.number, ()):
+            if at <= seq:
+                found[name] = meant
+        return found
+
+    def says_otherwise(self, log: Writer) -> bool:
+        """Whether a log's author ever called another log by a name that means something else here."""
+        return log.number in self._said
+
+    def note_said(self, log: Writer, seq: int, name: bytes, meant: Writer) -> None:
+        """From that entry on, a log's author means another log by a name, or again the one that is called so here."""
+        if self.said(log, seq).get(name, self.writers.get(name)) is not meant:
+            self._said.setdefault(log.number, []).append((seq, name, meant))
+            self.connection.execute(
+                "INSERT OR REPLACE INTO crdtlog__said VALUES (?, ?, ?, ?)",
+                (log.number, seq, name, meant.number),
+            )
+
+    def edges(self, document: bytes) -> dict[tuple[int, bytes], int]:
+        """Where logs that left others first wrote into a text, by number and lane (`textnames`)."""
+        rows = self.connection.execute(
+            "SELECT writer, lane, clock FROM crdtlog__edge WHERE document = ?", (document,)
+        )
+        return {(number, lane): clock for number, lane, clock in rows}
+
+    def note_edge(self, document: bytes, log: Writer, lane: bytes, seq: int, clock: int) -> None:
+        """A log that left another one writes into a text; the first time counts."""
+        self.connection.execute(
+            "INSERT OR IGNORE INTO crdtlog__edge VALUES (?, ?, ?, ?, ?)",
+            (document, log.number, lane, seq, clock),
+        )
+
+    def branch(self, name: bytes, parent: Writer, first: int) -> Writer:
+        """The log of that name that leaves another one's history before that entry; begun if it is new."""
+        log = self.writer(name)
+        if log.parent is None and log.seq:
+            raise EntryRefused("a log has the name that another one was to be given")
+        if log.parent is None:
+            log.parent, log.first = parent.owner(first - 1), first
+            log.seq = log.applied = first - 1
+            log.hash = (self.hash_at(log, first - 1) or b"") if first > 1 else b""
+            log.context = self.before(log)
+            self.connection.execute(
+                "INSERT INTO crdtlog__branch VALUES (?, ?, ?)", (log.number, log.parent.number, first)
+            )
+            self.connection.execute(
+                "UPDATE crdtlog__writer SET seq = ?, hash = ?, context = ?, applied = ? WHERE id = ?",
+                (log.seq, log.hash, pack(sorted(log.context.items())), log.applied, log.number),
+            )
+        return log
+
+    def before(self, log: Writer) -> dict[bytes, int]:
+        """What a log had when its first own entry was written: nothing, if it left no other."""
+        if log.parent is None or log.first == 1:
+            return {}
+        context = self.context(log.parent.id, log.first - 1)
+        context[log.parent.owner(log.first - 1).id] = log.first - 1
         return context
 
     def _named(self, log: Writer) -> list[tuple[int, list[tuple[bytes, int]]]]:
@@ -350,7 +411,7 @@ class Log:
 
     def _named_by(self, number: int, after: int, last: int) -> list[tuple[int, list[tuple[bytes, int]]]]:
         found = []
-        for seq, signed in self._connection.execute(
+        for seq, signed in self.connection.execute(
             "SELECT seq, signed FROM crdtlog__log WHERE writer = ? AND seq > ? AND seq <= ? ORDER BY seq",
             (number, after, last),
         ):
@@ -368,52 +429,59 @@ class Log:
             if item.kind == "member":
                 own = {item.writer: item.seq - 1} if item.seq > 1 else {}
                 whole = pack(sorted({**context, **own}.items()))
-                self._connection.execute(
+                self.connection.execute(
                     "INSERT INTO crdtlog__context VALUES (?, ?, 1, ?)", (number, item.seq, whole)
                 )
 
     def _kept_context(self, number: int, seq: int) -> dict[bytes, int] | None:
-        row = self._connection.execute(
+        row = self.connection.execute(
             "SELECT context FROM crdtlog__context WHERE writer = ? AND seq = ?", (number, seq)
         ).fetchone()
         return dict(unpack(row[0])) if row else None
 
-    def member_entries(self) -> Iterator[tuple[bytes, int, bytes, dict[bytes, int], Entry]]:
-        """The membership records held, in the local order: writer, number, hash, context (see `context`), entry."""
-        for number, seq, digest, signed, context in self._connection.execute(
-            "SELECT l.writer, l.seq, l.hash, l.signed, c.context FROM crdtlog__context c "
+    def member_entries(self) -> Iterator[tuple[bytes, dict[bytes, int], Entry]]:
+        """The membership records held, in the local order: hash, context (see `context`), entry."""
+        for digest, signed, context in self.connection.execute(
+            "SELECT l.hash, l.signed, c.context FROM crdtlog__context c "
             "JOIN crdtlog__log l ON l.writer = c.writer AND l.seq = c.seq WHERE c.member = 1 ORDER BY l.position"
         ):
-            yield self.ids[number], seq, digest, dict(unpack(context)), entry.decode(entry.split(signed).body)
+            yield digest, dict(unpack(context)), entry.decode(entry.split(signed).body)
 
     def cut(self, position: int) -> None:
         """Forget all entries from a position of the local order on; their logs end before them."""
-        lost = self._connection.execute(
+        lost = self.connection.execute(
             "SELECT writer, min(seq) FROM crdtlog__log WHERE position >= ? GROUP BY writer", (position,)
         ).fetchall()
-        self._connection.execute("DELETE FROM crdtlog__log WHERE position >= ?", (position,))
+        self.connection.execute("DELETE FROM crdtlog__log WHERE position >= ?", (position,))
         for number, first in lost:
-            digest, context, last_stamp = b"", dict[bytes, int](), clock.to_sql(0)
-            for held, signed, stamp in self._connection.execute(
+            log = self.by_number[number]
+            kept = self.connection.execute(
                 "SELECT hash, signed, stamp FROM crdtlog__log WHERE writer = ? ORDER BY seq", (number,)
-            ):
+            )
+            digest, last_stamp = b"", clock.to_sql(0)
+            context = self.before(log) if first > log.first else {}
+            end = 0 if first == log.first else first - 1
+            for held, signed, stamp in kept:
                 digest, last_stamp = held, max(last_stamp, stamp)
                 item = entry.decode(entry.split(signed).body)
                 context.update((named.writer, named.seq) for named in item.context)
-            self._connection.execute(
+            self.connection.execute(
                 "UPDATE crdtlog__writer SET seq = ?, hash = ?, last_stamp = ?, context = ?, applied = min(applied, ?) "
                 "WHERE id = ?",
-                (first - 1, digest, last_stamp, pack(sorted(context.items())), first - 1, number),
+                (end, digest, last_stamp, pack(sorted(context.items())), end, number),
             )
-            self._connection.execute(
-                "DELETE FROM crdtlog__context WHERE writer = ? AND seq >= ?", (number, first)
-            )
+            for table in ("crdtlog__context", "crdtlog__original", "crdtlog__said", "crdtlog__edge"):
+                self.connection.execute(f"DELETE FROM {table} WHERE writer = ? AND seq >= ?", (number, first))
+        # Where a log left another one is found anew with its first entry.
+        self.connection.execute(
+            "DELETE FROM crdtlog__branch WHERE writer IN (SELECT id FROM crdtlog__writer WHERE seq = 0)"
+        )
         self.forget()
         self.load()
 
     def hash_of(self, number: int, seq: int) -> bytes | None:
         """The hash of a held entry."""
-        row = self._connection.execute(
+        row = self.connection.execute(
             "SELECT hash FROM crdtlog__log WHERE writer = ? AND seq = ?", (number, seq)
         ).fetchone()
         return row[0] if row else None
@@ -427,7 +495,7 @@ class Log:
         position = max(position, self._before_first(lacking))
         found: list[LogEntry] = []
         size = 0
-        cursor = self._connection.execute(
+        cursor = self.connection.execute(
             "SELECT position, writer, seq FROM crdtlog__log WHERE position > ? ORDER BY position", (position,)
         )
         for at, number, seq in cursor:
@@ -436,9 +504,7 @@ class Log:
                 self.load()
                 writer = self.ids[number]
             if seq > lacking.get(writer, 0):
-                kind, signed = self._connection.execute(
-                    "SELECT kind, signed FROM crdtlog__log WHERE position = ?", (at,)
-                ).fetchone()
+                kind, signed = self._as_sent(at, number, seq)
                 if found and size + len(signed) > max_bytes:
                     return Batch(found, position, False)
                 found.append(LogEntry(at, writer, seq, kind, signed))
@@ -446,21 +512,46 @@ class Log:
             position = at
         return Batch(found, position, True)
 
+    def _as_sent(self, position: int, number: int, seq: int) -> tuple[str, bytes]:
+        """An entry's kind, and its bytes as they travel: with the proof, if it is the first after a fork."""
+        kind, digest = self.connection.execute(
+            "SELECT kind, hash FROM crdtlog__log WHERE position = ?", (position,)
+        ).fetchone()
+        signed = self.original(number, seq)
+        log = self.by_number[number]
+        return kind, signed if log.parent is None or seq > log.first else proof.proven(
+            self.connection, signed, digest
+        )
+
     def _before_first(self, lacking: Mapping[bytes, int]) -> int:
         """The position just before the first entry that is lacking; the log's end if none is."""
         firsts = []
-        for number, writer in self._connection.execute("SELECT id, writer FROM crdtlog__writer").fetchall():
-            row = self._connection.execute(
-                "SELECT position FROM crdtlog__log WHERE writer = ? AND seq = ?",
-                (number, lacking.get(writer, 0) + 1),
+        firsts_of = dict(self.connection.execute("SELECT writer, first FROM crdtlog__branch").fetchall())
+        for number, writer in self.connection.execute("SELECT id, writer FROM crdtlog__writer").fetchall():
+            row = self.connection.execute(
+                "SELECT min(position) FROM crdtlog__log WHERE writer = ? AND seq > ? AND seq <= ?",
+                (number, lacking.get(writer, 0), max(lacking.get(writer, 0) + 1, firsts_of.get(number, 1))),
             ).fetchone()
-            if row is not None:
+            if row[0] is not None:
                 firsts.append(row[0])
         return min(firsts) - 1 if firsts else self.position()
 
+    def original(self, number: int, seq: int) -> bytes:
+        """The bytes of a held entry as its author signed them."""
+        row = self.connection.execute(
+            "SELECT signed FROM crdtlog__original WHERE writer = ? AND seq = ?", (number, seq)
+        ).fetchone()
+        return cast(bytes, row[0]) if row else self.signed(number, seq)
+
+    def original_of(self, writer: bytes, seq: int) -> bytes:
+        """The same of a log's history. Raises `EntryRefused` if it is not held."""
+        if writer not in self.writers:
+            raise EntryRefused(f"nothing of writer {writer.hex()[:12]} is held")
+        return self.original(self.writers[writer].owner(seq).number, seq)
+
     def signed(self, number: int, seq: int) -> bytes:
-        """The signed bytes of a held entry."""
-        row = self._connection.execute(
+        """The bytes of a held entry, with the names that its writers have here (see `naming`)."""
+        row = self.connection.execute(
             "SELECT signed FROM crdtlog__log WHERE writer = ? AND seq = ?", (number, seq)
         ).fetchone()
         if row is None:
@@ -469,36 +560,20 @@ class Log:
 
     def entries(self) -> Iterator[tuple[int, Entry]]:
         """Every applied entry with its writer's local number, one at a time, as they were stored."""
-        for number, signed in self._connection.execute(
+        for number, signed in self.connection.execute(
             f"SELECT l.writer, l.signed FROM {APPLIED} ORDER BY l.position"
         ):
             yield number, entry.decode(entry.split(signed).body)
 
     def sections(self, number: int, seq: int) -> list[Section]:
         """The sections of a held data entry (the last few decoded are remembered)."""
-        return self._decode(number, seq).sections
-
-    def _decode(self, number: int, seq: int) -> _Decoded:
-        dot = (number, seq)
-        if dot in self._decoded:
-            self._decoded.move_to_end(dot)
-            return self._decoded[dot]
-        item = entry.decode(entry.split(self.signed(number, seq)).body)
-        sections = decode_data(item.payload(), item.first_stamp, item.last_stamp).sections
-        decoded = self._decoded[dot] = _Decoded(sections, item.raw_size)
-        self._decoded_bytes += item.raw_size
-        while len(self._decoded) > 1 and (
-            len(self._decoded) > _DECODED_ENTRIES or self._decoded_bytes > _DECODED_BYTES
-        ):
-            _, oldest = self._decoded.popitem(last=False)
-            self._decoded_bytes -= oldest.size
-        return decoded
+        return self._decoder.decoded(number, seq).sections
 
     def written(
         self, number: int, seq: int, table: bytes, key: Key, collations: list[str]
     ) -> tuple[Section, int]:
         """Where that entry wrote a row: the section, and the row's place in it."""
-        place = self._decode(number, seq).place(table, key, collations)
+        place = self._decoder.decoded(number, seq).place(table, key, collations)
         if place is None:
             raise EntryRefused(
                 f"entry {seq} of writer {self.ids[number].hex()[:12]} does not hold the row asked for"
@@ -515,8 +590,8 @@ class Log:
     def data_entries_after(self, dots: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         """The dots of all applied data entries behind the first of some in the local order, which is causal."""
         place = "SELECT position FROM crdtlog__log WHERE writer = ? AND seq = ?"
-        first = min(self._connection.execute(place, dot).fetchone()[0] for dot in dots)
-        return self._connection.execute(
+        first = min(self.connection.execute(place, dot).fetchone()[0] for dot in dots)
+        return self.connection.execute(
             f"SELECT l.writer, l.seq FROM {APPLIED} AND l.kind = 'data' AND l.position > ? AND l.position < ? "
             "ORDER BY l.position",
             (first, self.horizon),

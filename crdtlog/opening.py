@@ -64,13 +64,14 @@ def open_state(
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:
     version = catalog.get_meta(connection, "format")
-    if version in (1, 2):
+    if version in (1, 2, 3):
         with translated(path):
             connection.execute("BEGIN IMMEDIATE")
             try:
                 if catalog.get_meta(connection, "format") == version:  # another program may have been faster
                     catalog.upgrade(connection)
-                    Log(connection).keep_member_contexts()
+                    if version < 3:
+                        Log(connection).keep_member_contexts()
                 connection.execute("COMMIT")
             except BaseException:
                 connection.execute("ROLLBACK")

@@ -64,6 +64,7 @@ def _first_lost(state: State, writer: Writer) -> int | None:
     first = state.group.found.doubtful(writer.id)
     if first is None:
         return None
+    first = max(first, writer.first)
     context = state.log.context(writer.id, first)
     for seq in range(first, writer.applied + 1):
         item = _entry(state, writer, seq)

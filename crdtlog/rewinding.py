@@ -13,6 +13,7 @@ from crdtlog import entry, tracking
 from crdtlog.apply import apply_sections, author_of
 from crdtlog.catalog import Tracked
 from crdtlog.connection import execute_rows
+from crdtlog.errors import Malformed
 from crdtlog.log import APPLIED
 from crdtlog.payload import Section, decode_data
 from crdtlog.rows import document_key
@@ -22,7 +23,7 @@ from crdtlog.versions import MAX_SEQ
 
 
 class Rewound(NamedTuple):
-    """An entry that was taken out of the log."""
+    """An entry that was taken out of the log, with the name that its log had, and its bytes as they were signed."""
 
     writer: bytes
     seq: int
@@ -42,7 +43,9 @@ def rewind(state: State, position: int) -> list[Rewound]:
     rewound = [
         Rewound(state.log.ids[number], seq, kind, signed)
         for number, seq, kind, signed in state.connection.execute(
-            "SELECT writer, seq, kind, signed FROM crdtlog__log WHERE position >= ? ORDER BY position",
+            "SELECT l.writer, l.seq, l.kind, coalesce(o.signed, l.signed) FROM crdtlog__log l "
+            "LEFT JOIN crdtlog__original o ON o.writer = l.writer AND o.seq = l.seq "
+            "WHERE l.position >= ? ORDER BY l.position",
             (position,),
         )
     ]
@@ -64,8 +67,14 @@ def _touched(state: State, rewound: Iterable[Rewound]) -> dict[bytes, _Keys]:
         if item.kind != "data":
             continue
         decoded = entry.decode(entry.split(item.signed).body)
-        for section in decode_data(decoded.payload(), decoded.first_stamp, decoded.last_stamp).sections:
-            tracked = state.tables[section.table]
+        try:
+            sections = decode_data(decoded.payload(), decoded.first_stamp, decoded.last_stamp).sections
+        except Malformed:
+            continue  # it was only held
+        for section in sections:
+            tracked = state.tables.get(section.table)
+            if tracked is None:
+                continue
             keys = touched.setdefault(section.table, {})
             for row in range(section.rows):
                 key = section.key(row)
@@ -96,7 +105,9 @@ def _replay(state: State, touched: dict[bytes, _Keys], *, has_schema: bool) -> N
             f"SELECT l.position, l.kind, l.signed FROM {APPLIED} ORDER BY l.position"
         ).fetchall():
             item = entry.decode(entry.split(signed).body)
-            before = contexts.setdefault(item.writer, {})
+            if item.writer not in contexts:
+                contexts[item.writer] = state.log.before(state.log.writers[item.writer])
+            before = contexts[item.writer]
             if kind == "data":
                 payload = decode_data(item.payload(), item.first_stamp, item.last_stamp)
                 sections = [part for section in payload.sections if (part := _part(state, section, touched))]

@@ -40,7 +40,7 @@ def settle(state: State, hold_s: float = math.inf) -> Settled:
     members.put_in_effect(state)
     retracted = retracting.retract(state)
     # With own entries taken back, rows stand as they were before those until all is merged again.
-    until = time.monotonic() + hold_s if retracted is None else math.inf
+    until = math.inf if retracted is not None or state.must_finish else time.monotonic() + hold_s
     entries = rows = 0
     stuck: set[bytes] = set()
     while (found := _next(state, stuck)) is not None:
@@ -57,7 +57,7 @@ def settle(state: State, hold_s: float = math.inf) -> Settled:
                 count, summary = effect(state, item, context)
                 state.log.note_applied(state.log.writers[item.writer], item.seq, count, summary)
         except (CaptureFirst, WorkFirst, Temporary):
-            if not entries or retracted is not None:
+            if not entries or retracted is not None or state.must_finish:
                 raise
             return Settled(entries, rows, False)
         except CrdtlogError as error:
@@ -69,7 +69,7 @@ def settle(state: State, hold_s: float = math.inf) -> Settled:
         retracting.put_aside(state, retracted)
     _say_what_is_applied(state)
     rotating.choose(state)
-    state.must_settle = False
+    state.must_settle = state.must_finish = False
     return Settled(entries, rows, True)
 
 

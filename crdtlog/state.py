@@ -67,6 +67,8 @@ class State:
         self.group = Group(self.log, self.database, device.id, first_epoch)
         #: whether entries may be held that can be merged, or something of ours has to be said of the group
         self.must_settle = bool(self.log.lags())
+        #: whether that is to be done at once, however long it takes: rows stand as they were some entries ago
+        self.must_finish = False
         self.undone = 0
         self._generation: object = None
         self._position = -1
@@ -272,6 +274,15 @@ class State:
         finally:
             self._most_ms = math.inf
 
+    @contextmanager
+    def unhurried(self) -> Iterator[None]:
+        """Within, nothing signals `WorkFirst`: for what is rare, and would be done once more after each signal."""
+        most, self._most_ms = self._most_ms, math.inf
+        try:
+            yield
+        finally:
+            self._most_ms = most
+
     def forget_answers(self) -> None:
         """What was worked out with merge documents ahead of the lock is of no use any more."""
         for found in self._documents.values():
@@ -346,7 +357,7 @@ class State:
         )
         signed = entry.sign(item, self.device)
         if kind == "member":
-            self.group.take(self.group.record(item, signed.hash, self.log.context_of(item)))
+            self.group.take(self.group.record(item, signed.hash, self.log.context_of(item), item))
         self.log.append(item, signed, own, received_ms=now, rows=rows, summary=summary)
         return signed
 

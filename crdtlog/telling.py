@@ -3,6 +3,9 @@
 Joins the mark outside of the file (`mark`) with the log inside, and with writing anew (`reauthoring`).
 """
 
+from collections.abc import Callable
+
+from crdtlog.clock import stamp_ms
 from crdtlog.device import Home, new_writer
 from crdtlog.drain import Drainer
 from crdtlog.mark import Mark
@@ -10,6 +13,7 @@ from crdtlog.reauthoring import reauthor
 from crdtlog.state import State
 
 _MOST_UNCONFIRMED = 10_000
+_CLOCK_TOLERANCE_MS = 5 * 60 * 1000
 
 
 class Telling:
@@ -49,6 +53,17 @@ class Telling:
                 (own.number, known if writer == own.id else 0, _MOST_UNCONFIRMED),
             )
         )
+
+    def begin_anew_if_ahead(self, peer_ms: int, drain_all: Callable[[], object]) -> bool:
+        """See `Database.begin_anew_if_ahead`."""
+        state = self._state
+        state.refresh()
+        if stamp_ms(state.writer.last_stamp) <= max(state.now_ms(), peer_ms) + _CLOCK_TOLERANCE_MS:
+            return False
+        drain_all()
+        with state.transaction():
+            state.become(new_writer(state.device))
+        return True
 
     def begin_anew(self, drainer: Drainer) -> int:
         """See `Database.begin_anew`; everything captured has been drained."""

@@ -312,3 +312,13 @@ def set_kinds(
             ),
         )
     state.bump()
+
+
+def take_in_what_waited(state: State) -> None:
+    """Have the rows compared that waited for the first exchange after joining."""
+    if any(tracked.reconcile_ms < 0 for tracked in state.tables.values()):
+        with state.transaction():
+            state.connection.execute(
+                "UPDATE crdtlog__table SET reconcile_ms = -reconcile_ms WHERE reconcile_ms < 0"
+            )
+            state.bump()

@@ -5,7 +5,7 @@ seen, so that an add made meanwhile wins. The array shows each element once, sor
 tombstones, as entries come in causal order and once: Shapiro et al. 2011; Bieniusa et al. 2012.)
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 
 from crdtlog.errors import DamagedDocument, Malformed
@@ -79,6 +79,12 @@ class AddSet:
         if not is_json(shown):
             raise DamagedDocument("what is kept of a set is damaged: it shows what is no JSON")
         return shown
+
+
+def renamed(patch: bytes, dot: Callable[[bytes, int], tuple[bytes, int]]) -> bytes:
+    """A patch with other names for the dots that it removes. Raises `Malformed`."""
+    added, removed = _patch(patch)
+    return pack([added, *_packed({text: {dot(*each) for each in dots} for text, dots in removed.items()})])
 
 
 def tidy(value: Value) -> Value:

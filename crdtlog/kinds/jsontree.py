@@ -12,7 +12,9 @@ carries such a patch out on the facts of a document (`jsonstate`). What concurre
 - A place that became another kind of thing (a number an object) is written anew; of two kinds the later shows.
 
 A patch is [FORMAT, seen, edit]. `seen` is a flat list that gives, for each writer whose facts the patch ends or names,
-the last of its entries that the author had seen; b"" stands for the author. An edit is one of
+the last of its entries that the author had seen; b"" stands for the author. A fourth field lists the places in `seen`
+that are no more than bounds: the last entry seen, of which the document need not hold anything (see `jsonnames`). An
+edit is one of
 
     nil                                             delete, with everything within
     text                                            a scalar
@@ -91,11 +93,11 @@ class JsonTree:
         """The document with a patch in it. Raises `Malformed`."""
         if not patch:
             return state
-        names, edit = _opened(patch, origin)
+        names, needed, edit = opened(patch, origin.writer)
         document = self._read(state)
         seen = document.seen
         if (
-            any(seen.get(writer, 0) < seq for writer, seq in names)
+            any(seen.get(writer, 0) < seq for writer, seq in needed)
             or seen.get(origin.writer, 0) >= origin.seq
         ):
             raise Malformed("a patch to a JSON document comes before what it had seen, or twice")
@@ -111,7 +113,7 @@ class JsonTree:
 
         An entry's context must cover these: otherwise devices could receive the patch before what it speaks of.
         """
-        return dict(_opened(patch, origin)[0]) if patch else {}
+        return dict(opened(patch, origin.writer)[1]) if patch else {}
 
     def show(self, state: bytes) -> str:
         """The document's text, minified."""
@@ -131,21 +133,29 @@ class JsonTree:
         return self._kept[1]
 
 
-def _opened(patch: bytes, origin: Origin) -> tuple[list[tuple[bytes, int]], Any]:
+def opened(patch: bytes, author: bytes) -> tuple[list[tuple[bytes, int]], list[tuple[bytes, int]], Any]:
+    """The writers that a patch names, those of them of which the document must hold that entry, and the edit."""
     if len(patch) > MAX_PATCH:
         raise Malformed("a patch to a JSON document is too large")
+    most: list[Any] = []
     match unpack(patch, max_array=MAX_PATCH):
         case [format, list() as flat, edit] if format == FORMAT and len(flat) % 2 == 0:
-            names = list(zip(flat[::2], flat[1::2], strict=True))
+            pass
+        case [format, list() as flat, edit, list() as most] if format == FORMAT and len(flat) % 2 == 0:
+            pass
         case _:
             raise _malformed()
+    names = list(zip(flat[::2], flat[1::2], strict=True))
     for writer, seq in names:
         if type(writer) is not bytes or not _is_int(seq, 1, MAX_SEQ):
             raise _malformed()
-    names = [(writer or origin.writer, seq) for writer, seq in names]
+    if not all(_is_int(at, 0, len(names) - 1) for at in most):
+        raise _malformed()
+    names = [(writer or author, seq) for writer, seq in names]
     if len(dict(names)) != len(names):
         raise _malformed()
-    return names, edit
+    bounds = set(most)
+    return names, [name for at, name in enumerate(names) if at not in bounds], edit
 
 
 class _Merge:

@@ -57,7 +57,7 @@ class Patch(NamedTuple):
 
 def read_patch(data: bytes, client: int) -> Patch:
     """Read a patch whose author is `client`. Raises `Malformed` for what no honest edit says."""
-    reader = _Reader(data)
+    reader = Reader(data)
     named: dict[int, int] = {}
     clients = reader.number(1)
     first = clock = 0
@@ -78,7 +78,7 @@ def read_patch(data: bytes, client: int) -> Patch:
 
 def read_clocks(data: bytes) -> dict[int, int]:
     """How far each client's items are there, from a state vector."""
-    reader = _Reader(data)
+    reader = Reader(data)
     return {reader.number(_MAX_CLIENT): reader.number(MAX_CLOCK) for _ in range(reader.number(len(data)))}
 
 
@@ -95,7 +95,7 @@ def check_present(patch: Patch, clocks: dict[int, int]) -> str:
     return ""
 
 
-class _Reader:
+class Reader:
     """Reads the primitives of the format."""
 
     def __init__(self, data: bytes) -> None:
@@ -141,7 +141,7 @@ class _Reader:
             raise Malformed("a patch with text that is not UTF-8") from None
 
 
-def _read_item(reader: _Reader, client: int, clock: int, named: dict[int, int]) -> int:
+def _read_item(reader: Reader, client: int, clock: int, named: dict[int, int]) -> int:
     """Read one item; returns how many numbers it takes."""
     info = reader.byte()
     beside = info & (_HAS_ORIGIN | _HAS_RIGHT_ORIGIN)
@@ -159,7 +159,7 @@ def _read_item(reader: _Reader, client: int, clock: int, named: dict[int, int]) 
     return utf16_length(text)
 
 
-def _read_name(reader: _Reader, client: int, clock: int, named: dict[int, int]) -> None:
+def _read_name(reader: Reader, client: int, clock: int, named: dict[int, int]) -> None:
     other, at = reader.number(_MAX_CLIENT), reader.number(MAX_CLOCK)
     if other == client and at >= clock:
         raise Malformed("a patch whose items stand beside later ones")
@@ -168,7 +168,7 @@ def _read_name(reader: _Reader, client: int, clock: int, named: dict[int, int]) 
         named[other] = at + 1
 
 
-def _read_deleted(reader: _Reader, client: int, own_end: int | None, named: dict[int, int]) -> None:
+def _read_deleted(reader: Reader, client: int, own_end: int | None, named: dict[int, int]) -> None:
     """Read the deleted ranges. `own_end`: where the author's items end after this patch, if it says."""
     seen: set[int] = set()
     left = MAX_RANGES

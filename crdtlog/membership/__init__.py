@@ -6,7 +6,7 @@ names. Why it is done so is told in docs/decisions/0019. Nothing here opens a fi
 """
 
 from crdtlog.membership.evaluation import Conflict, Epoch, Evaluated, Logs, Own, Standing, evaluate
-from crdtlog.membership.graph import Graph, Record, context_digest
+from crdtlog.membership.graph import Graph, Record, Said, context_digest
 from crdtlog.membership.records import (
     ROLES,
     Add,
@@ -46,6 +46,7 @@ __all__ = [
     "Remove",
     "Role",
     "Rotate",
+    "Said",
     "Seen",
     "Standing",
     "context_digest",

@@ -40,14 +40,25 @@ Dot = tuple[bytes, int]
 Verify = Callable[[bytes, bytes, bytes], bool]
 
 
+class Said(NamedTuple):
+    """Who an entry says that it is by, and what its context names, in its author's names for the logs."""
+
+    writer: bytes
+    context: Mapping[bytes, int]
+
+
 class Record(NamedTuple):
-    """A membership record in its entry: dot, hash, and everything that its author had (its own log included)."""
+    """A membership record in its entry: dot, hash, and everything that its author had (its own log included).
+
+    `said`: the same in the author's names for logs, where these matter; None if they are ours.
+    """
 
     writer: bytes
     seq: int
     hash: bytes
     context: Mapping[bytes, int]
     content: Content
+    said: Said | None = None
 
 
 class Node(NamedTuple):
@@ -292,8 +303,9 @@ class Graph:
                 if database_id(raw) != self._database or not first or founder != author:
                     return "a founding record that did not found this database"
             case Recover(newcomer, signature):
+                said = record.said or Said(record.writer, record.context)
                 message = recovery_message(
-                    self._database, newcomer, record.writer, context_digest(record.context)
+                    self._database, newcomer, said.writer, context_digest(said.context)
                 )
                 if record.seq != 1 or newcomer.device != author:
                     return "a recovery that does not begin a log of the device it is for"

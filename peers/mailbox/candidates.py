@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from crdtlog import entry
+from crdtlog import entry, proof
 from crdtlog.errors import CrdtlogError, EntryRefused, Malformed
 from crdtlog.versions import Head, device_of
 
@@ -41,7 +41,7 @@ class Candidate(NamedTuple):
 def candidate(signed: bytes, database: bytes, index: int) -> Candidate:
     """What an entry says of itself; nothing is verified. Raises `Malformed`, `EntryRefused` (another database's)."""
     try:
-        split = entry.split(signed)
+        split, _ = proof.split(signed)
         item = entry.decode(split.body)
     except Malformed:
         raise

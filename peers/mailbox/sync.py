@@ -16,7 +16,7 @@ Invariants:
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from crdtlog import entry
+from crdtlog import entry, proof
 from crdtlog.device import verify_bytes
 from crdtlog.errors import CrdtlogError, EntryRefused, Malformed
 from crdtlog.values import check_bytes, check_int, pack, unpack
@@ -281,7 +281,7 @@ class MailboxSync:
         self._waiting.lost_from = self._gap_from = None
 
     def _is_ours(self, item: Candidate) -> bool:
-        split = entry.split(item.signed)
+        split, _ = proof.split(item.signed)
         return verify_bytes(self._sign_key, entry.SIGN_DOMAIN, split.body, split.signature)
 
     def _remember_refused(self, item: Candidate) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from typing import NamedTuple
 
-from crdtlog import entry
+from crdtlog import entry, proof
 from crdtlog.log import LogEntry
 from crdtlog.versions import Head
 from peers import envelope
@@ -169,7 +169,7 @@ class Uploads:
 
     def _is_covered(self, item: LogEntry, planned: set[tuple[bytes, int]]) -> bool:
         """Whether the mailbox holds what an own entry builds on, or will before it."""
-        body = entry.decode(entry.split(item.signed).body)
+        body = entry.decode(proof.split(item.signed)[0].body)
         before = [(named.writer, named.seq) for named in body.context]
         if item.seq > 1:
             before.append((item.writer, item.seq - 1))

@@ -83,7 +83,17 @@ def test_a_gap(three: Three) -> None:
 def test_a_second_entry_under_one_number(three: Three) -> None:
     first = data(three.liar, section(three.liar, "t", DELETE, ["k"]))
     second = data(three.liar, section(three.liar, "t", DELETE, ["l"]))
+    apply_all(three.honest, [first, second])
+    apply_all(three.other, [second, first])
+    assert three.honest.forks() == three.other.forks() != []
+    assert_converged([three.honest, three.other], TABLES)
+
+
+def test_a_second_entry_that_cannot_be_taken_in_changes_nothing(three: Three) -> None:
+    first = data(three.liar, section(three.liar, "t", DELETE, ["k"]))
+    second = data(three.liar, section(three.liar, "t", DELETE, [None]))
     refused(three, first, second)
+    assert three.honest.forks() == []
 
 
 @pytest.mark.parametrize("ahead", [1, 1 << 61])

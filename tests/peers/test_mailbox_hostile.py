@@ -3,6 +3,7 @@
 import os
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,11 +12,14 @@ from hypothesis import strategies as st
 from crdtlog import entry
 from crdtlog.database import Database
 from crdtlog.errors import Malformed
+from crdtlog.values import unpack
 from crdtlog.versions import Head
 from peers.mailbox import candidates, contents, keys
+from peers.mailbox.candidates import candidate
 from peers.mailbox.holding import Holding
 from peers.mailbox.sync import MailboxSync
-from tests.crdtlog.devices import World, assert_converged, quick_directory, rows_of
+from tests.crdtlog.devices import World, assert_converged, pair, quick_directory, rows_of
+from tests.crdtlog.forked import copied, exchange
 from tests.peers.mailbox_world import Box, Follower, Page, mailbox_of
 from tests.peers.test_mailbox import put, three
 
@@ -254,3 +258,17 @@ def test_a_damaged_state_leads_to_reading_again() -> None:
         sync = MailboxSync(mailbox, database=bytes(32), sign_key=bytes(32), random=os.urandom, saved=saved)
         assert sync.read == 0
         assert sync.uploads.lacks_any({bytes(24): Head(1, b"")})
+
+
+def test_an_entry_that_brings_the_proof_of_a_fork_is_read_as_the_entry(tmp_path: Path) -> None:
+    with World(tmp_path) as world:
+        one, two = pair(world, "CREATE TABLE t (id TEXT PRIMARY KEY)")
+        copy = copied(world, "one", "copy")
+        for db, key in ((one, "x"), (copy, "y")):
+            db.execute("INSERT INTO t VALUES (?)", (key,))
+            exchange(db, two)
+        (blob,) = [
+            item.signed for item in two.entries_after(0, {}, 1 << 40).entries if len(unpack(item.signed)) == 4
+        ]
+        (fork,) = two.forks()
+        assert candidate(blob, two.id, 1).dot == (fork.writer, fork.seq)
