@@ -18,6 +18,7 @@ from crdtlog.database import Database
 from crdtlog.device import Home
 from crdtlog.errors import CrdtlogError
 from crdtlog.members import Member
+from crdtlog.proof import Fork
 from crdtlog.versions import Head
 from peers.node import locks
 from peers.node.wording import sentences
@@ -66,6 +67,7 @@ class Facts(NamedTuple):
     first_secret: bytes | None
     is_safe: bool
     unconfirmed: Mapping[int, bytes]
+    forks: tuple[Fork, ...]
 
 
 class SharedFile:
@@ -381,6 +383,7 @@ def _facts(engine: Database) -> Facts:
         engine.epoch_keys.first,
         engine.epoch_keys.is_safe,
         engine.unconfirmed(),
+        tuple(engine.forks()),
     )
 
 

@@ -13,7 +13,15 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 from crdtlog.database import Database
-from crdtlog.errors import CrdtlogError, EntryRefused, Malformed, TablePaused, Temporary, TooLarge
+from crdtlog.errors import (
+    AnotherHistory,
+    CrdtlogError,
+    EntryRefused,
+    Malformed,
+    TablePaused,
+    Temporary,
+    TooLarge,
+)
 from crdtlog.log import Batch
 from crdtlog.versions import Head
 from peers import envelope
@@ -29,11 +37,14 @@ from peers.session.machine import (
     Effect,
     Fetch,
     Held,
+    Learn,
     Limits,
     Local,
+    Look,
     PeerKnown,
     Send,
     Session,
+    Show,
 )
 
 logger = logging.getLogger(__name__)
@@ -182,6 +193,12 @@ class Link:
                     self._start(self._fetch(effect))
                 case Apply(entries):
                     self._start(self._apply(entries))
+                case Look(number, asked):
+                    self._start(self._look(number, asked))
+                case Show(writer, seq):
+                    self._start(self._show(writer, seq))
+                case Learn(signed):
+                    self._start(self._learn(signed))
                 case Held(vector):
                     self._file.note_held(self.device, vector)
                 case PeerKnown(clock_offset_ms=offset_ms):
@@ -294,6 +311,29 @@ class Link:
             return
         self._perform(self._session.fetched(batch.entries, batch.position, batch.end, time.time()))
 
+    async def _look(self, number: int, asked: Mapping[bytes, tuple[int, ...]]) -> None:
+        found = await self._file.run(lambda engine: engine.hashes(asked))
+        self._perform(self._session.looked(number, found, time.time()))
+
+    async def _show(self, writer: bytes, seq: int) -> None:
+        def read(engine: Database) -> bytes | None:
+            try:
+                return engine.signed_entry(writer, seq)
+            except EntryRefused:
+                return None
+
+        self._perform(self._session.shown(writer, seq, await self._file.run(read), time.time()))
+
+    async def _learn(self, signed: bytes) -> None:
+        try:
+            await self._file.hold(lambda engine: engine.learn_fork(signed), self._refuse_late)
+        except (EntryRefused, Malformed, TooLarge) as error:
+            self._perform(self._session.refused(unacceptable(error, error.hint), time.time()))
+        except CrdtlogError as error:
+            self._perform(self._session.refused(sentences(error, error.hint), time.time(), permanent=False))
+        else:
+            self._perform(self._session.learned(time.time()))
+
     async def _apply(self, entries: tuple[bytes, ...]) -> None:
         rest: list[bytes] = list(entries)
         while rest:
@@ -307,6 +347,9 @@ class Link:
             except Temporary as error:
                 self._stall(sentences(error, error.hint))
                 await asyncio.sleep(RETRY_SECONDS)
+            except AnotherHistory as error:
+                self._perform(self._session.refused(sentences(error, error.hint), time.time(), is_fork=True))
+                return
             except (EntryRefused, Malformed, TooLarge) as error:
                 if self.ended is not None:
                     self._refuse_late(error)

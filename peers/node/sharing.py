@@ -45,6 +45,7 @@ PROCESS_BYTES = 16
 """Random ones at the end of our place: no clone of this machine has them, nor we when the file is served anew."""
 
 REMOVED = "This device was removed from the database there: it gets nothing new any more."
+RENAMED = "A log was forked, and both sides must know how its parts are called."
 DUPLICATE = "Another connection between the two devices is kept."
 _FAULTS = frozenset(
     {Code.VIOLATION, Code.WINDOW, Code.FLOOD, Code.TOO_LARGE, Code.ENTRY_REFUSED, Code.IDENTITY}
@@ -189,11 +190,24 @@ class Sharing:
             for member in after.removed:
                 self._dialer.forget(member.device)
             self._on_members()
+        if before.forks != after.forks:
+            self._forked(before, after)
         if before.heads != after.heads:
             for link in list(self._running):
                 link.appended(after.heads)
         self.relays.changed(before, after)
         self._tell()
+
+    def _forked(self, before: Facts, after: Facts) -> None:
+        """Name the devices whose logs are forked, and begin all sessions anew: logs have other names now."""
+        known = {(fork.writer, fork.seq, fork.hashes) for fork in before.forks}
+        for device in {f.device for f in after.forks if (f.writer, f.seq, f.hashes) not in known}:
+            self.say(
+                f"{self.name_of(device)} signed different entries under one number: its home or file was copied, or "
+                "it lies; all of it counts. Keep one copy; on the other, delete home and file, then `crdtlog join`"
+            )
+        for link in list(self._running):
+            link.stop(RENAMED)
 
     # --- dialling -------------------------------------------------------------------------------------------------
 
@@ -457,7 +471,8 @@ class Sharing:
             self.say(f"{link.name} {what} ({link.wire.address}): {text}")
         elif was_current:
             self.say(
-                f"{link.name} disconnected" + ("" if ended.code in (Code.STOPPED, "lost") else f": {text}")
+                f"{link.name} disconnected"
+                + ("" if ended.code in (Code.STOPPED, Code.FORK, "lost") else f": {text}")
             )
         elif ended.by_peer:
             self.problems[link.device] = text

@@ -60,6 +60,32 @@ class Apply:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """Tell with `looked` the hashes of these entries, by writer and number, as far as they are held."""
+
+    number: int
+    asked: Mapping[bytes, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Show:
+    """Read one entry as it was signed, and call `shown`; with None if it is not held."""
+
+    writer: bytes
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Learn:
+    """This signed entry proves, with the one held under its number, that a log is forked: settle that, then `learned`.
+
+    Or call `refused`. It is to be done also if the session ends meanwhile.
+    """
+
+    signed: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
     """The peer holds these logs durably up to these numbers (only what grew; it never shrinks)."""
 
@@ -101,7 +127,7 @@ class Close:
     seq: int | None = None
 
 
-Effect = Send | Fetch | Apply | Held | PeerKnown | CaughtUp | Close
+Effect = Send | Fetch | Apply | Look | Show | Learn | Held | PeerKnown | CaughtUp | Close
 
 
 class SessionEnds(Exception):

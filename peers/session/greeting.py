@@ -116,14 +116,18 @@ def judge(me: Local, peer: bytes, mine: Hello, theirs: Hello, heads: Mapping[byt
         raise _ourselves(me, theirs)
     if theirs.writer[: len(peer)] != peer:
         raise violation("its Hello names a writer of another device", Code.IDENTITY)
-    _check_fork(mine.heads, theirs, me.writer)
-    _check_fork(heads, theirs, me.writer)
     told = theirs.heads.get(me.writer)
-    own = me.unconfirmed.get(told.seq) if told else None
-    if told and own is not None and own[:HEAD_HASH_BYTES] != told.hash:
-        raise _restored(me.writer, told.seq, f"another entry {told.seq} of this device's log")
+    if told:
+        check_unsent(me, told)
     head = heads.get(me.writer)
     check_not_restored(me.writer, head.seq if head else 0, {w: seen.seq for w, seen in theirs.heads.items()})
+
+
+def check_unsent(me: Local, told: HeadSeen) -> None:
+    """Raise SessionEnds when somebody holds another entry of our own log where ours was never sent (DESIGN R11)."""
+    own = me.unconfirmed.get(told.seq)
+    if own is not None and own[:HEAD_HASH_BYTES] != told.hash:
+        raise _restored(me.writer, told.seq, f"another entry {told.seq} of this device's log")
 
 
 def check_not_restored(writer: bytes, own_seq: int, held: Mapping[bytes, int]) -> None:
@@ -149,22 +153,6 @@ def _ourselves(me: Local, theirs: Hello) -> SessionEnds:
     reason = f"Another machine or home runs with the keys of this device ('{me.name}')."
     hint = "Keep one of the two; on the other, delete the copied home and file, and join with `crdtlog join`."
     return SessionEnds(Close(reason, True, Code.COPIED_HOME, hint))
-
-
-def _check_fork(
-    heads: Mapping[bytes, Head] | Mapping[bytes, HeadSeen], theirs: Hello, own_writer: bytes
-) -> None:
-    for writer, seen in theirs.heads.items():
-        own = heads.get(writer)
-        if own is None or own.seq != seen.seq or own.hash[:HEAD_HASH_BYTES] == seen.hash:
-            continue
-        if writer == own_writer:
-            raise _restored(writer, seen.seq, f"another entry {seen.seq} of this device's log")
-        reason = f"Log {writer.hex()} is forked: its entry {seen.seq} differs between the two devices."
-        hint = f"Device {writer[:16].hex()} was copied or restored; compare both with `crdtlog verify`."
-        # The other device puts its own log right, and comes again.
-        permanent = writer != theirs.writer
-        raise SessionEnds(Close(reason, permanent, Code.FORK, hint, writer=writer, seq=seen.seq))
 
 
 def _range(versions: tuple[int, int]) -> str:

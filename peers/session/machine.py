@@ -9,17 +9,19 @@ States and transitions; whatever is not in this table is a violation and ends th
 
     state     event                                      next      what happens
     NEW       start                                      GREETING  send Hello
-    GREETING  Hello, acceptable (greeting.judge)         OPEN      PeerKnown, Held; send what it lacks
+    GREETING  Hello, acceptable (greeting.judge)         OPEN      PeerKnown, Look; if the logs agree, go on
     GREETING  Hello, not acceptable                      CLOSED    send Refuse (not to ourselves), Close
     OPEN      Entries                                    OPEN      check, open, queue; Apply if none is due
     OPEN      Ack                                        OPEN      Held; the window moves
     OPEN      Ping                                       OPEN      send Pong
     OPEN      Pong, if one is due                        OPEN
+    OPEN      Compare                                    OPEN      stop the flows; Compare or Fork (comparing.py)
+    OPEN      Fork                                       CLOSED    Fork, unless sent; Learn, Close
     GREETING, OPEN  Refuse                               CLOSED    Close (by_peer)
     any       stop, refused, silence, violation          CLOSED    send Refuse, Close
     CLOSED    anything                                   CLOSED    nothing
 
-While OPEN, two loops run that never wait for each other (invariants I1-I6 in flow.py):
+While OPEN, and unless logs are compared, two loops run that never wait for each other (invariants I1-I6 in flow.py):
 
     outgoing  log_grew -> Fetch -> fetched -> Entries ... -> Ack -> room -> Entries ... -> Fetch
     incoming  Entries -> queue -> Apply -> applied -> Ack -> Apply
@@ -35,7 +37,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from crdtlog.errors import CrdtlogError, Malformed
-from peers.session import greeting, messages
+from peers.session import comparing, greeting, messages
 from peers.session.effects import (
     Apply,
     CaughtUp,
@@ -44,14 +46,30 @@ from peers.session.effects import (
     Effect,
     Fetch,
     Held,
+    Learn,
+    Look,
     PeerKnown,
     Send,
     SessionEnds,
+    Show,
     violation,
 )
 from peers.session.flow import Bucket, Incoming, Limits, Outgoing, Received, raise_to, too_large
 from peers.session.greeting import Head, Local
-from peers.session.messages import Ack, Entries, Hello, Item, Message, Ping, Pong, Refuse, Stranger
+from peers.session.messages import (
+    Ack,
+    Compare,
+    Entries,
+    Fork,
+    HeadSeen,
+    Hello,
+    Item,
+    Message,
+    Ping,
+    Pong,
+    Refuse,
+    Stranger,
+)
 
 __all__ = [
     "Apply",
@@ -63,13 +81,16 @@ __all__ = [
     "Fetch",
     "Head",
     "Held",
+    "Learn",
     "Limits",
     "Local",
     "LogEntry",
+    "Look",
     "PeerKnown",
     "Seal",
     "Send",
     "Session",
+    "Show",
     "State",
     "Unseal",
 ]
@@ -151,6 +172,14 @@ class Session:
         self._pongs_due = 0
         self._acked_batches = 0
         self._caught_up = False
+        # While logs are compared nothing is taken or sent: their names may not mean the same on both sides.
+        self._comparing = False
+        self._unsure: dict[bytes, int] = {}
+        self._compares = 0
+        self._looks: list[Callable[[comparing.Hashes], None] | None] = []
+        self._showing: set[tuple[bytes, int]] = set()
+        self._shown: set[tuple[bytes, int]] = set()
+        self._proof: tuple[Fork, bytes] | None = None
         self._effects: list[Effect] = []
 
     # --- what the driver calls --------------------------------------------------------------------------
@@ -171,9 +200,29 @@ class Session:
         """Answers Apply: all its entries are durable here (or were before); `heads` is what we hold now."""
         return self._perform(lambda: self._on_applied(heads))
 
-    def refused(self, reason: str, now: float, *, permanent: bool = True) -> list[Effect]:
-        """Answers Apply: the log refuses an entry. Ends the session, and tells the peer why."""
-        return self._perform(lambda: self._end(Close(reason, permanent, Code.ENTRY_REFUSED)))
+    def refused(
+        self, reason: str, now: float, *, permanent: bool = True, is_fork: bool = False
+    ) -> list[Effect]:
+        """Answers Apply or Learn: the log refuses an entry. Ends the session, and tells the peer why.
+
+        With `is_fork` it rests on another history of a log than ours: the next session compares the logs.
+        """
+        if is_fork and self._comparing:
+            return []
+        code = Code.FORK if is_fork else Code.ENTRY_REFUSED
+        return self._perform(lambda: self._end(Close(reason, permanent and not is_fork, code)))
+
+    def looked(self, number: int, found: comparing.Hashes, now: float) -> list[Effect]:
+        """Answers Look."""
+        return self._perform(lambda: self._on_looked(number, found))
+
+    def shown(self, writer: bytes, seq: int, signed: bytes | None, now: float) -> list[Effect]:
+        """Answers Show."""
+        return self._perform(lambda: self._on_shown(writer, seq, signed))
+
+    def learned(self, now: float) -> list[Effect]:
+        """Answers Learn: the logs have their names."""
+        return self._perform(self._on_learned)
 
     def appended(self, heads: Mapping[bytes, Head], now: float) -> list[Effect]:
         """The local log grew by other ways than this session; `heads` is what we hold now. Never shrinks."""
@@ -224,6 +273,8 @@ class Session:
 
     def _advance(self) -> None:
         """Do whatever has become possible. Acks go first: they make room on the other side."""
+        if self._comparing:
+            return
         self._advance_incoming()
         self._advance_outgoing()
         caught_up = self._ours == self._theirs and self._outgoing.idle and self._incoming.idle
@@ -352,7 +403,96 @@ class Session:
         offset_ms = hello.clock_ms - int(now * 1000)
         known = PeerKnown(hello.name, hello.device, hello.writer, version, hello.versions, offset_ms)
         self._effects.append(known)
-        self._peer_holds(held)
+        self._begin_comparing(hello.heads, held)
+
+    # --- whether names of logs mean the same (comparing.py) ----------------------------------------------
+
+    def _begin_comparing(self, theirs: Mapping[bytes, HeadSeen], held: Mapping[bytes, int]) -> None:
+        self._comparing = True
+        asked = comparing.to_look_at(self._heads, theirs)
+        known = {w: {seq: self._heads[w].hash} for w, (seq,) in asked.items() if self._heads[w].seq == seq}
+
+        def compared(found: comparing.Hashes) -> None:
+            parted = comparing.parted({**known, **found}, theirs)
+            if parted is not None:
+                if parted.writer == self._me.writer:
+                    greeting.check_unsent(self._me, theirs[parted.writer])
+                self._search(parted)
+            elif not self._compares and self._proof is None:
+                self._comparing = False
+                raise_to(self._unsure, held)
+                self._peer_holds(self._unsure)
+
+        self._look({writer: seqs for writer, seqs in asked.items() if writer not in known}, compared)
+
+    def _look(self, asked: Mapping[bytes, tuple[int, ...]], then: Callable[[comparing.Hashes], None]) -> None:
+        if not asked:
+            then({})
+            return
+        self._looks.append(then)
+        self._effects.append(Look(len(self._looks) - 1, dict(asked)))
+
+    def _on_looked(self, number: int, found: comparing.Hashes) -> None:
+        then, self._looks[number] = self._looks[number], None
+        if then is None:
+            raise RuntimeError("no such Look is outstanding")
+        then(found)
+
+    def _search(self, within: comparing.Range) -> None:
+        if within.differs - within.same == 1:
+            self._show(within.writer, within.differs)
+            return
+        asked = {within.writer: comparing.spread(within)}
+
+        def ask(found: comparing.Hashes) -> None:
+            self._send(comparing.compare(within, found))
+
+        self._look(asked, ask)
+
+    def _on_compare(self, question: Compare, frame_bytes: int, now: float) -> None:
+        self._compares += 1
+        if self._compares > comparing.MAX_COMPARES:
+            raise violation("it compares a log again and again", Code.FLOOD)
+        self._comparing = True
+        self._look(
+            comparing.numbers(question), lambda found: self._search(comparing.narrowed(question, found))
+        )
+
+    def _show(self, writer: bytes, seq: int) -> None:
+        if (writer, seq) not in self._showing:
+            self._showing.add((writer, seq))
+            self._effects.append(Show(writer, seq))
+
+    def _on_shown(self, writer: bytes, seq: int, signed: bytes | None) -> None:
+        if signed is None:
+            raise violation(f"it shows entry {seq} of log {writer.hex()} beside one that is not held")
+        if len(signed) > self._limits.entry_bytes:
+            raise too_large(writer, seq, len(signed))
+        salt = self._entropy(SALT_BYTES)
+        sealed = self._seal(signed, epoch_id=self._epoch, salt=salt, binding=self._binding)
+        self._send(Fork(writer, seq, sealed))
+        self._shown.add((writer, seq))
+        self._learn()
+
+    def _on_fork(self, fork: Fork, frame_bytes: int, now: float) -> None:
+        if self._proof is not None:
+            raise violation("it shows more than one fork")
+        self._comparing = True
+        self._proof = fork, self._opened(Item(fork.writer, fork.seq, fork.sealed)).signed
+        self._show(fork.writer, fork.seq)
+        self._learn()
+
+    def _learn(self) -> None:
+        """Once our entry is on its way: whoever has both goes on alone."""
+        if self._proof is not None and (self._proof[0].writer, self._proof[0].seq) in self._shown:
+            self._effects.append(Learn(self._proof[1]))
+
+    def _on_learned(self) -> None:
+        if self._proof is None:
+            raise RuntimeError("no Learn is outstanding")
+        raise comparing.forked(self._proof[0].writer, self._proof[0].seq)
+
+    # --- what else the peer tells -------------------------------------------------------------------------
 
     def _on_stranger(self, stranger: Stranger, frame_bytes: int, now: float) -> None:
         raise greeting.refuse_stranger(self._me, stranger)
@@ -393,6 +533,9 @@ class Session:
     def _peer_holds(self, vector: Mapping[bytes, int]) -> None:
         greeting.check_not_restored(self._me.writer, self._ours.get(self._me.writer, 0), vector)
         raise_to(self._outgoing.known, vector)
+        if self._comparing:
+            raise_to(self._unsure, vector)
+            return
         if grown := raise_to(self._theirs, vector):
             if len(self._theirs) > messages.MAX_WRITERS:
                 raise violation(f"it names over {messages.MAX_WRITERS} logs")
@@ -419,4 +562,6 @@ _TABLE: dict[tuple[State, type[Message]], _Handler] = {
     (State.OPEN, Ping): Session._on_ping,
     (State.OPEN, Pong): Session._on_pong,
     (State.OPEN, Refuse): Session._on_refuse,
+    (State.OPEN, Compare): Session._on_compare,
+    (State.OPEN, Fork): Session._on_fork,
 }

@@ -20,6 +20,8 @@ an earlier one does not read. Version 1:
     Ack     [3, batches dealt with since the session began, [[writer, seq], ...]]
     Ping    [4]
     Pong    [5]
+    Compare [6, writer, seq up to which both are the same, [[seq, first 8 bytes of that entry's hash], ...]]
+    Fork    [7, writer, seq, sealed entry]
 """
 
 from collections.abc import Callable, Mapping
@@ -47,11 +49,12 @@ MAX_INT = 2**63 - 1
 MAX_WRITERS = 10_000
 MAX_EPOCHS = 1_024
 MAX_ENTRIES = 4_096
+MAX_COMPARED = 64
 MAX_NAME_CHARS = 100
 MAX_CODE_CHARS = 32
 MAX_REASON_CHARS = 500
 MAX_CONTROL_BYTES = 1 << 20
-"""No message but Entries is larger (a Hello with MAX_WRITERS heads takes about half of it)."""
+"""No message but Entries and Fork is larger (a Hello with MAX_WRITERS heads takes about half of it)."""
 
 FRAME_OVERHEAD_BYTES = 7
 ITEM_OVERHEAD_BYTES = 41
@@ -67,6 +70,8 @@ class Kind(IntEnum):
     ACK = 3
     PING = 4
     PONG = 5
+    COMPARE = 6
+    FORK = 7
 
 
 class HeadSeen(NamedTuple):
@@ -152,7 +157,25 @@ class Pong:
     """Answers one Ping."""
 
 
-Message = Hello | Stranger | Refuse | Entries | Ack | Ping | Pong
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """Looks for the place where two logs of one name part: behind `same` and not behind the last of `seen`."""
+
+    writer: bytes
+    same: int
+    seen: tuple[HeadSeen, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """The sender's entry at the place where two logs of one name part: with the receiver's own it proves that."""
+
+    writer: bytes
+    seq: int
+    sealed: bytes
+
+
+Message = Hello | Stranger | Refuse | Entries | Ack | Ping | Pong | Compare | Fork
 
 
 def common_version(ours: tuple[int, int], theirs: tuple[int, int]) -> int | None:
@@ -197,6 +220,10 @@ def _fields(message: Message) -> list[Any]:
             return [Kind.PING]
         case Pong():
             return [Kind.PONG]
+        case Compare(writer, same, seen):
+            return [Kind.COMPARE, writer, same, [list(each) for each in seen]]
+        case Fork(writer, seq, sealed):
+            return [Kind.FORK, writer, seq, sealed]
 
 
 def _hello_fields(hello: Hello) -> list[Any]:
@@ -218,7 +245,7 @@ def decode(frame: bytes, versions: tuple[int, int] = (VERSION, VERSION)) -> Mess
     reader = Reader(frame)
     count = reader.array(1, 64)
     kind = reader.uint(MAX_INT)
-    if kind != Kind.ENTRIES and len(frame) > MAX_CONTROL_BYTES:
+    if kind not in (Kind.ENTRIES, Kind.FORK) and len(frame) > MAX_CONTROL_BYTES:
         raise Malformed(f"a message of kind {kind} has {len(frame)} bytes; {MAX_CONTROL_BYTES} are allowed")
     read = _READERS.get(kind)
     if read is None:
@@ -406,6 +433,28 @@ def _read_pong(reader: Reader, count: int, versions: tuple[int, int]) -> Pong:
     return Pong()
 
 
+def _read_compare(reader: Reader, count: int, versions: tuple[int, int]) -> Compare:
+    _exactly(count, 4)
+    writer = reader.octets(WRITER_BYTES, WRITER_BYTES)
+    same = reader.uint(MAX_INT)
+    seen: list[HeadSeen] = []
+    last = same
+    for _ in range(reader.array(1, MAX_COMPARED)):
+        reader.array(2, 2)
+        last = reader.uint(MAX_INT, last + 1)
+        seen.append(HeadSeen(last, reader.octets(HEAD_HASH_BYTES, HEAD_HASH_BYTES)))
+    reader.end()
+    return Compare(writer, same, tuple(seen))
+
+
+def _read_fork(reader: Reader, count: int, versions: tuple[int, int]) -> Fork:
+    _exactly(count, 4)
+    writer = reader.octets(WRITER_BYTES, WRITER_BYTES)
+    fork = Fork(writer, reader.uint(MAX_INT, 1), reader.octets(1, MAX_INT))
+    reader.end()
+    return fork
+
+
 def _exactly(count: int, fields: int) -> None:
     if count != fields:
         raise Malformed(f"a message of {count} fields where {fields} belong")
@@ -418,4 +467,6 @@ _READERS: dict[int, Callable[[Reader, int, tuple[int, int]], Message]] = {
     Kind.ACK: _read_ack,
     Kind.PING: _read_ping,
     Kind.PONG: _read_pong,
+    Kind.COMPARE: _read_compare,
+    Kind.FORK: _read_fork,
 }

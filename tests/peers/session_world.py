@@ -23,11 +23,14 @@ from peers.session.machine import (
     Effect,
     Fetch,
     Held,
+    Learn,
     Limits,
     Local,
+    Look,
     PeerKnown,
     Send,
     Session,
+    Show,
     State,
     greeting,
     messages,
@@ -113,6 +116,13 @@ class Log:
                 found.append(entry)
         return found, len(self.entries), True
 
+    def hashes(self, asked: Mapping[bytes, tuple[int, ...]]) -> dict[bytes, dict[int, bytes]]:
+        digests = {(entry.writer, entry.seq): hashlib.sha256(entry.signed).digest() for entry in self.entries}
+        return {
+            writer: {seq: digests[writer, seq] for seq in seqs if (writer, seq) in digests}
+            for writer, seqs in asked.items()
+        }
+
     def _store(self, signed: bytes) -> None:
         writer, seq = msgpack.unpackb(signed)[:2]
         self.entries.append(Stored(len(self.entries) + 1, writer, seq, signed))
@@ -154,6 +164,7 @@ class End:
         self.inbox: deque[bytes] = deque()
         self.fetch: Fetch | None = None
         self.apply: Apply | None = None
+        self.looks: deque[Look] = deque()
         self.closed: Close | None = None
         self.known: PeerKnown | None = None
         self.caught_up: list[dict[bytes, int]] = []
@@ -174,6 +185,10 @@ class End:
                     assert self.apply is None, "two writes at once"
                     assert entries and total_bytes == sum(map(len, entries))
                     self.apply = effect
+                case Look():
+                    self.looks.append(effect)
+                case Show() | Learn():
+                    raise AssertionError("logs that are the same are not forked")
                 case Held(vector):
                     actual = self.other.device.log.vector
                     assert all(actual.get(writer, 0) >= seq for writer, seq in vector.items())
@@ -206,6 +221,10 @@ class End:
         found = self.device.log.after(self.take_fetch())
         self.device.notify(besides=self)
         self.perform(self.session.fetched(*found, NOW))
+
+    def answer_look(self) -> None:
+        look = self.looks.popleft()
+        self.perform(self.session.looked(look.number, self.device.log.hashes(look.asked), NOW))
 
     def answer_apply(self) -> None:
         assert self.apply is not None
@@ -264,6 +283,8 @@ def steps(ends: Iterable[End]) -> list[Callable[[], None]]:
     for end in ends:
         if end.inbox:
             possible.append(end.deliver)
+        if end.looks:
+            possible.append(end.answer_look)
         if end.fetch is not None:
             possible.append(end.answer_fetch)
         if end.apply is not None:

@@ -13,7 +13,9 @@ from crdtlog.errors import Malformed
 from peers.session import messages
 from peers.session.messages import (
     Ack,
+    Compare,
     Entries,
+    Fork,
     HeadSeen,
     Hello,
     Item,
@@ -34,6 +36,10 @@ VECTORS: list[dict[str, Any]] = json.loads(
 
 def octets(size: int) -> st.SearchStrategy[bytes]:
     return st.binary(min_size=size, max_size=size)
+
+
+def compare(writer: bytes, same: int, hashes: list[bytes]) -> Compare:
+    return Compare(writer, same, tuple(HeadSeen(same + 2 * n + 1, item) for n, item in enumerate(hashes)))
 
 
 numbers = st.integers(1, messages.MAX_INT)
@@ -61,6 +67,8 @@ any_message: st.SearchStrategy[Message] = st.one_of(
     st.builds(Ack, numbers, st.dictionaries(octets(24), numbers, max_size=5)),
     st.builds(Ping),
     st.builds(Pong),
+    st.builds(compare, octets(24), st.integers(0, 1 << 40), st.lists(octets(8), min_size=1, max_size=64)),
+    st.builds(Fork, octets(24), st.integers(1, 2**63 - 1), st.binary(min_size=1, max_size=50)),
 )
 
 
@@ -103,6 +111,11 @@ def vector_message(fields: dict[str, Any]) -> Message:
             return Ping()
         case {"kind": "pong"}:
             return Pong()
+        case {"kind": "compare"}:
+            seen = tuple(HeadSeen(seq, hexed(digest)) for seq, digest in fields["seen"])
+            return Compare(hexed(fields["writer"]), fields["same"], seen)
+        case {"kind": "fork"}:
+            return Fork(hexed(fields["writer"]), fields["seq"], hexed(fields["sealed"]))
     raise AssertionError(fields)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from peers.session import messages
-from peers.session.machine import Apply, CaughtUp, Close, Fetch, Held, Limits, PeerKnown, Session
+from peers.session.machine import Apply, CaughtUp, Close, Fetch, Held, Limits, Look, PeerKnown, Session
 from peers.session.messages import Ack, Entries, HeadSeen, Hello, Item, Ping, Pong, Refuse
 from tests.peers.session_world import (
     NOW,
@@ -60,11 +60,15 @@ def test_the_hello_tells_what_the_peer_holds_and_starts_what_it_lacks() -> None:
     device.write()
     device.write()
     script = Script(device)
-    first = HeadSeen(1, bytes(8))
+    asked = {device.log.writer: (1,)}
+    found = device.log.hashes(asked)
+    first = HeadSeen(1, found[device.log.writer][1][:8])
 
     effects = script.say(replace(script.hello, heads={device.log.writer: first}))
+    assert effects[1:] == [Look(0, asked)]
+    effects = script.session.looked(0, found, NOW)
 
-    assert effects[1:] == [
+    assert effects == [
         Held({device.log.writer: 1}),
         Fetch(0, {device.log.writer: 1}, Limits().batch_bytes),
     ]
@@ -132,18 +136,6 @@ def test_a_copied_home_is_named_on_both_machines() -> None:
         assert end.closed is not None
         assert (end.closed.code, end.closed.permanent, end.closed.by_peer) == ("copied-home", True, False)
         assert "crdtlog join" in end.closed.hint
-
-
-def test_a_fork_is_named_by_its_writer() -> None:
-    device = Device("a")
-    fork = device_id("c") + b"writer 1"
-    device.log.heads[fork] = Head(7, b"x" * 32)
-    script = Script(device)
-
-    close = closes(script.say(replace(script.hello, heads={fork: HeadSeen(7, b"y" * 8)})))
-
-    assert (close.code, close.permanent, close.writer, close.seq) == ("fork", True, fork, 7)
-    assert fork.hex() in close.reason
 
 
 @pytest.mark.parametrize("told_by", ["hello", "ack", "entries"])
