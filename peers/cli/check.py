@@ -39,14 +39,37 @@ def verify(context: click.Context, file: Path, as_json: bool) -> None:
         drain(database)
         with progress_bar() as progress:
             found = database.verify(progress)
+        names = {member.device: member.name for member in database.devices()}
+        forks = database.forks()
     if as_json:
         show_json(
             {"ok": found.ok, "state": found.state, "entries": found.entries, "rows": found.rows}
             | {"problems": found.problems}
+            | {
+                "forks": [
+                    {
+                        "device": fork.device.hex(),
+                        "name": names.get(fork.device),
+                        "writer": fork.writer.hex(),
+                        "sequence": fork.seq,
+                        "kept": fork.kept.hex(),
+                        "hashes": [digest.hex() for digest in fork.hashes],
+                    }
+                    for fork in forks
+                ]
+            }
         )
     else:
         show_data(f"{'ok' if found.ok else 'not ok'}  state {found.state}")
         say(f"Checked {count(found.entries, 'entry')} and {count(found.rows, 'document')}.")
+        for fork in forks:
+            name = names.get(fork.device, fork.device.hex()[:12])
+            others = ", ".join(digest.hex()[:12] for digest in fork.hashes[1:])
+            say(
+                f"Proof of a fork: {name} signed {len(fork.hashes)} entries {fork.seq} of log "
+                f"{fork.writer.hex()[:12]}: {fork.kept.hex()[:12]} kept the name, {others} became a log of its own. "
+                "Its home or file was copied, or it lies; all of it counts."
+            )
         for problem in found.problems:
             say(f"Problem: {problem}")
     if not found.ok:
