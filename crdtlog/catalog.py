@@ -13,7 +13,7 @@ from crdtlog import document
 from crdtlog.clock import SQL_MS_BIAS
 from crdtlog.schema import Column, Table, quote
 
-FORMAT = 4
+FORMAT = 3
 
 _TABLES = """
 CREATE TABLE crdtlog__meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -108,8 +108,7 @@ def create(connection: sqlite3.Connection) -> None:
 def upgrade(connection: sqlite3.Connection) -> None:
     """Bring a file of an earlier format to today's, inside the caller's transaction.
 
-    Format 1 had no merge documents; format 2 applied all that it held, and knew no member that was removed; format 3
-    knew no forks.
+    Format 1 had no merge documents; format 2 applied all that it held, and knew no member that was removed, and no forks.
     """
     statements = {
         name: statement
@@ -118,10 +117,6 @@ def upgrade(connection: sqlite3.Connection) -> None:
     }
     for name in ("original", "fork", "branch", "said", "edge"):
         connection.execute(statements[f"crdtlog__{name}"])
-    if get_meta(connection, "format") == 3:
-        _make_views_anew(connection)
-        set_meta(connection, "format", FORMAT)
-        return
     if get_meta(connection, "format") == 1:
         connection.execute(statements["crdtlog__merge"])
         connection.execute(statements["crdtlog__kind"])
@@ -139,16 +134,12 @@ def upgrade(connection: sqlite3.Connection) -> None:
         connection.executemany(f"INSERT INTO {name} ({columns}) VALUES ({marks})", rows)
     connection.execute(statements["crdtlog__context"])
     connection.execute(statements["crdtlog__aside"])
-    _make_views_anew(connection)
-    set_meta(connection, "first_epoch", get_meta(connection, "epoch"))
-    set_meta(connection, "format", FORMAT)
-
-
-def _make_views_anew(connection: sqlite3.Connection) -> None:
     for view in filter(str.strip, _VIEWS.split(";\n")):
         name = view.partition(" AS\n")[0].rpartition(" ")[2]
         connection.execute(f"DROP VIEW IF EXISTS {name}")
         connection.execute(view)
+    set_meta(connection, "first_epoch", get_meta(connection, "epoch"))
+    set_meta(connection, "format", FORMAT)
 
 
 def create_row_status(connection: sqlite3.Connection, tables: "list[Tracked]") -> None:

@@ -1,116 +1,49 @@
-"""The engine on one file: what programs, the daemon and the command line call.
+"""The engine on one file: what programs and the command line call.
 
-A `Database` belongs to one thread at a time. It drains local changes into the log, applies other devices' entries, and
-answers questions; it opens no socket and starts no thread. Several processes may each have one on the same file:
-SQLite's write lock orders them, and cached facts are refreshed under it.
+A `Database` is a `Replica` that programs open: their own SQL, what they hold open, tables, and questions.
 """
 
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from crdtlog import (
-    accept,
-    catalog,
     check,
     drain,
-    forks,
     history,
-    members,
-    membership,
     mending,
-    proof,
     reverting,
-    rotating,
     schema,
     tracking,
     welcome,
 )
-from crdtlog.accept import Applied
 from crdtlog.check import Difference, Progress, Verified, no_progress
 from crdtlog.connection import escaping_text, translate
-from crdtlog.device import Device, Home
-from crdtlog.drain import Drained, Drainer
-from crdtlog.epoch_keys import EpochKeys
+from crdtlog.device import Home
 from crdtlog.live import Live, each
-from crdtlog.log import Batch
-from crdtlog.members import Member
-from crdtlog.membership import Conflict, Newcomer
 from crdtlog.merge_check import Unmerged, unmerged
 from crdtlog.opening import file_time_ms, join_state, open_state
-from crdtlog.recovery import RecoveryKey
-from crdtlog.relays import Relays
+from crdtlog.replica import Replica
 from crdtlog.restore import Restored, restore_value
 from crdtlog.snapshot import Snapshot, snapshot
 from crdtlog.state import State
-from crdtlog.telling import Telling
 from crdtlog.tracking import TableStatus
 from crdtlog.values import Value
-from crdtlog.versions import Head
 from crdtlog.watch import Change, watch
 
 if TYPE_CHECKING:
     from pycrdt import Array, Doc, Map, Text
 
 
-class Database:
+class Database(Replica):
     """One replicated file, opened by this device. Use `crdtlog.open`; a context manager."""
 
     def __init__(self, state: State, home: Home) -> None:
-        self._state = state
-        self._drainer = Drainer(state)
+        super().__init__(state, home)
         self._user: sqlite3.Connection | None = None
-        self._data_version = -1
-        self._live: list[Live] = []
-        self.home = home
-        self._telling = Telling(state, home)
-        #: the relays that this file's devices use, and how far they were read
-        self.relays = Relays(state)
-        #: the epochs' secrets, for those who seal
-        self.epoch_keys = EpochKeys(state)
-        #: how many entries were written anew when the file was opened; None if its log went on as it was
-        self.written_anew: int | None = None
-
-    # --- identity -------------------------------------------------------------------------------------------------
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-        return self._state.path
-
-    @property
-    def id(self) -> bytes:
-        """The database's 32-byte id, the same on every device."""
-        return self._state.database
-
-    @property
-    def device(self) -> Device:
-        """This device."""
-        return self._state.device
-
-    @property
-    def writer(self) -> bytes:
-        """The id of this device's current log (24 bytes)."""
-        return self._state.writer.id
-
-    @property
-    def epoch(self) -> bytes:
-        """The id of the current epoch."""
-        return self._state.epoch
-
-    @property
-    def recovery(self) -> bytes | None:
-        """The recovery key's public half (32 bytes) that the founding record names for ever, or None."""
-        genesis = cast(bytes, catalog.get_meta(self._state.connection, "genesis"))
-        return membership.decode_genesis(genesis).recovery
-
-    def epochs(self) -> dict[bytes, bytes]:
-        """The secrets of all epochs this device holds, by id: the current one first, then the deepest."""
-        self._state.refresh()
-        return self.epoch_keys.held()
 
     def __enter__(self) -> Self:
         return self
@@ -171,10 +104,6 @@ class Database:
     def _held(self, kind: type[Live], table: str, key: Value | Sequence[Value], column: str) -> object:
         self._live.append(live := kind(self._state, self._drainer, table, key, column))
         return live.shared
-
-    def refresh(self) -> None:
-        """Write what open documents still hold, and take into them what was written elsewhere; quick if nothing was."""
-        each(self._live, Live.flush, Live.refresh)
 
     # --- the person's own SQL -------------------------------------------------------------------------------------
 
@@ -245,226 +174,6 @@ class Database:
         """The tracked tables and their condition."""
         self._state.refresh()
         return tracking.statuses(self._state)
-
-    # --- draining and applying ------------------------------------------------------------------------------------
-
-    def drain(self) -> Drained:
-        """Take captured changes into documents and the log: one entry at most; call again while `more`.
-
-        Holds the write lock for tens of milliseconds. On a reader's device, what was captured is undone and put aside
-        instead (`crdtlog_aside`); on one that was removed it is left as it is. Raises `Busy`, `DiskFull`.
-        """
-        self._state.refresh()
-        if not self._state.may_write:
-            return self._undo_written()
-        rotating.before_writing(self._state)
-        try:
-            return drain.drain(self._state, self._drainer)
-        finally:
-            self._state.forget_answers()
-
-    def _undo_written(self) -> Drained:
-        if self._state.role(self.device.id) is None:
-            return Drained(0, 0, False)
-        rows = reverting.revert(self._state)
-        count = "1 row" if rows == 1 else f"{rows:,} rows"
-        told = f"{reverting.REASON}: what was written here was undone, and put aside ({count})"
-        return Drained(0, 0, False, told=told if rows else "")
-
-    def drain_all(self) -> int:
-        """Drain until nothing is captured; returns the number of changed rows."""
-        rows = 0
-        while True:
-            step = self.drain()
-            rows += step.rows
-            if not step.more:
-                self.refresh()
-                return rows
-
-    def pending(self) -> int:
-        """About how many captured changes wait to be drained."""
-        self._state.refresh()
-        return drain.pending_rows(self._state)
-
-    def apply(self, signed: Sequence[bytes], hold_ms: float = 20) -> Applied:
-        """Merge other devices' entries, in the order given, which must be causal; what is captured is drained first.
-
-        Stops after holding the write lock for about `hold_ms`; call again with what is left. An entry already held is
-        skipped. Raises `EntryRefused`, `Malformed`, `TooLarge`, `TablePaused` if the first entry cannot be accepted; a
-        later one ends the batch early instead.
-        """
-        self._state.refresh()
-        rotating.before_writing(self._state)
-        applied = accept.apply(self._state, self._drainer, signed, hold_ms)
-        each(self._live, Live.refresh)
-        return applied
-
-    def learn_fork(self, signed: bytes) -> None:
-        """Know that a log is forked, by an entry that is not the one held under its number (R11); raises as `apply`."""
-        accept.learn(self._state, self._drainer, signed)
-        each(self._live, Live.refresh)
-
-    def unmerged(self) -> list[Unmerged]:
-        """Cells of mergeable columns that do not merge, and why; reads every row of such tables."""
-        self._state.refresh()
-        return unmerged(self._state)
-
-    def caught_up(self) -> None:
-        """Tell that everything a first peer had is applied: rows that were here before joining are now taken in."""
-        tracking.take_in_what_waited(self._state)
-
-    def begin_anew_if_ahead(self, peer_ms: int) -> bool:
-        """Go on as a new writer if this log's stamps are over five minutes ahead of both clocks; True if so.
-
-        `peer_ms` is another device's clock. Otherwise one bad hour with a wrong clock would win over everybody's
-        concurrent writes until the right time had caught up (R9): within a log, stamps never run backwards.
-        """
-        return self._telling.begin_anew_if_ahead(peer_ms, self.drain_all)
-
-    def confirm(self) -> bool:
-        """Note outside of the file, durably, that this device's log may be told to others as it is now (R11).
-
-        False if others may know other entries under its numbers (a restored or copied file): then `begin_anew`.
-        """
-        return self._telling.confirm()
-
-    def unconfirmed(self) -> dict[int, bytes]:
-        """The hashes of this device's last entries that others cannot know, by sequence number."""
-        return self._telling.unconfirmed()
-
-    def begin_anew(self) -> int:
-        """Go on as a new writer, and write anew the own entries that nobody else can have (R11); returns how many.
-
-        What is captured is drained first, under the old name.
-        """
-        self.drain_all()
-        return self._telling.begin_anew(self._drainer)
-
-    def check_mark(self) -> None:
-        """Go on as a new writer if others may know more of this log than it holds."""
-        if self._telling.is_behind():
-            self.written_anew = self.begin_anew()
-
-    def data_changed(self) -> bool:
-        """Whether another connection committed since this was last asked."""
-        version = self._state.connection.execute("PRAGMA data_version").fetchone()[0]
-        changed = bool(version != self._data_version)
-        self._data_version = version
-        return changed
-
-    # --- logs -----------------------------------------------------------------------------------------------------
-
-    def heads(self) -> dict[bytes, Head]:
-        """The last entry held of every log."""
-        self._state.refresh()
-        return self._state.log.heads()
-
-    def position(self) -> int:
-        """The last position of the local log order."""
-        return self._state.log.position()
-
-    def entries_after(self, position: int, lacking: Mapping[bytes, int], max_bytes: int) -> Batch:
-        """Entries behind `position` that a holder of the vector `lacking` lacks, in causal order."""
-        return self._state.log.entries_after(position, lacking, max_bytes)
-
-    def hashes(self, asked: Mapping[bytes, Collection[int]]) -> dict[bytes, dict[int, bytes]]:
-        """Of the entries asked for, by writer and number, the hashes of those that are held."""
-        self._state.refresh()
-        return forks.hashes(self._state.log, asked)
-
-    def signed_entry(self, writer: bytes, seq: int) -> bytes:
-        """The bytes of a held entry as its author signed them. Raises `EntryRefused` for one that is not held."""
-        self._state.refresh()
-        return self._state.log.original_of(writer, seq)
-
-    def forks(self) -> list[proof.Fork]:
-        """Where devices signed different entries under one number; the proofs are kept, and `verify` reads them."""
-        self._state.refresh()
-        return proof.forks(self._state.connection)
-
-    def record_held(self, device: bytes, vector: Mapping[bytes, int]) -> None:
-        """Remember what another device has acknowledged; never less than before."""
-        with self._state.transaction():
-            members.record_held(self._state, device, vector)
-
-    def held(self) -> dict[bytes, dict[bytes, int]]:
-        """What each other device has acknowledged: device → writer → sequence number."""
-        self._state.refresh()
-        return members.held(self._state)
-
-    # --- members --------------------------------------------------------------------------------------------------
-
-    def members(self) -> list[Member]:
-        """The devices of the database, this one first."""
-        return members.members(self._state)
-
-    def devices(self) -> list[Member]:
-        """All devices that belong or belonged, removed ones (role None) last."""
-        self._state.refresh()
-        return members.members(self._state, removed=True)
-
-    def add_member(self, newcomer: Newcomer, note: str = "") -> None:
-        """Add a device, by an entry of the log; one that belongs already (and lost its file) stays as it is.
-
-        `note` goes into its line of this file's log alone. Raises `EntryRefused` if this device may not add others.
-        """
-        with self._state.transaction():
-            members.add(self._state, newcomer, note)
-
-    def change_role(self, device: bytes, role: str) -> None:
-        """Have a device do more, or less: `admin`, `writer` or `reader`.
-
-        Raises `EntryRefused` if this device may not say so, `Usage` for no member and for the last admin.
-        """
-        self.drain_all()
-        with self._state.transaction():
-            members.change_role(self._state, device, role)
-
-    def remove_member(self, device: bytes) -> None:
-        """Have a device belong no more, or leave (its own id). Raises as `change_role`."""
-        self.drain_all()
-        with self._state.transaction():
-            members.remove(self._state, device)
-            if device != self.device.id:
-                rotating.rotate(self._state)
-
-    def rotate_if_due(self) -> bool:
-        """Hand out a new secret if somebody removed knows every other, or a member lacks the current; whether it was.
-
-        To be called when nothing else is on its way: the one who removed a device does it, too.
-        """
-        self._state.refresh()
-        if not rotating.is_rotation_due(self._state):
-            return False
-        self.drain_all()
-        return rotating.rotate_if_due(self._state)
-
-    def recover(self, key: RecoveryKey) -> None:
-        """Make this device an admin by the recovery key, whatever was said of it. Raises `Usage` for another key."""
-        if self._state.may_write:
-            self.drain_all()
-        with self._state.transaction():
-            members.recover(self._state, key)
-            rotating.rotate(self._state)
-
-    def admins_conflict(self) -> list[Conflict]:
-        """The devices about which admins who did not know of one another said different things."""
-        self._state.refresh()
-        return [] if self._state.group.is_plain else self._state.group.found.conflicts
-
-    def welcome(self) -> bytes:
-        """What a new device needs to join; secret, for the inside of a pairing only."""
-        self._state.refresh()
-        return welcome.encode(members.welcome(self._state))
-
-    def addresses(self) -> dict[bytes, list[str]]:
-        """Where other devices were last reached, `host:port`, latest first."""
-        return members.addresses(self._state)
-
-    def record_address(self, device: bytes, address: str, seen_ms: int) -> None:
-        """Remember that a device was reached at `host:port`; the last few are kept."""
-        with self._state.transaction():
-            members.record_address(self._state, device, address, seen_ms)
 
     # --- questions ------------------------------------------------------------------------------------------------
 
@@ -559,6 +268,11 @@ class Database:
     def verify(self, progress: Progress = no_progress) -> Verified:
         """Check signatures, chains and contexts of all logs, and digest all documents."""
         return check.verify(self._state, progress)
+
+    def unmerged(self) -> list[Unmerged]:
+        """Cells of mergeable columns that do not merge, and why; reads every row of such tables."""
+        self._state.refresh()
+        return unmerged(self._state)
 
 
 def open_database(

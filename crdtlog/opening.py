@@ -64,7 +64,7 @@ def open_state(
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:
     version = catalog.get_meta(connection, "format")
-    if version in (1, 2, 3):
+    if version in (1, 2):
         with translated(path):
             connection.execute("BEGIN IMMEDIATE")
             try:

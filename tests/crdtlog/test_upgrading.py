@@ -20,13 +20,11 @@ from tests.crdtlog.devices import (
     assert_converged,
     closing_connection,
     conflicts_of,
-    pair,
     rows_of,
     send,
     sync_all,
     write_apart,
 )
-from tests.crdtlog.forked import copied, exchange
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
 
@@ -86,7 +84,7 @@ def test_its_rows_log_and_conflicts_are_there(old: World) -> None:
 
     one = opened(old)
 
-    assert setting(old, "format") == catalog.FORMAT == 4
+    assert setting(old, "format") == catalog.FORMAT == 3
     assert one.execute("SELECT * FROM crdtlog_log ORDER BY position").fetchall() == before
     assert one.execute("SELECT signed FROM crdtlog__log ORDER BY position").fetchall() == signed
     assert rows_of(one) == ROWS
@@ -229,21 +227,3 @@ def test_a_file_of_format_2_has_the_tables_of_a_file_made_today(of_format_2: Wor
         )
         today = set(connection.execute(sql).fetchall())
     assert today <= set(one.execute(sql).fetchall())
-
-
-# --- format 3 -----------------------------------------------------------------------------------------------------
-
-
-def test_a_file_that_knew_no_forks_learns_of_one(tmp_path: Path) -> None:
-    with World(tmp_path) as world:
-        one, two = pair(world, "CREATE TABLE t (id TEXT PRIMARY KEY, v TEXT)")
-        copy = copied(world, "one", "copy")
-        with closing_connection(two.path) as connection:
-            for name in ("original", "fork", "branch", "said", "edge"):
-                connection.execute(f"DROP TABLE crdtlog__{name}")
-            connection.execute("UPDATE crdtlog__meta SET value = 3 WHERE name = 'format'")
-        two = world.reopen("other")
-        for db, key in ((one, "x"), (copy, "y")):
-            db.execute("INSERT INTO t VALUES (?, '')", (key,))
-            exchange(db, two)
-        assert len(two.forks()) == 1 and [row[0] for row in rows_of(two)] == ["x", "y"]
