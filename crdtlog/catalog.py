@@ -108,7 +108,7 @@ def create(connection: sqlite3.Connection) -> None:
 def upgrade(connection: sqlite3.Connection) -> None:
     """Bring a file of an earlier format to today's, inside the caller's transaction.
 
-    Format 1 had no merge documents; format 2 applied all that it held, and knew no member that was removed, and no forks.
+    Format 1 had no merge documents; format 2 applied all that it held, and knew no removed members and no forks.
     """
     statements = {
         name: statement
