@@ -170,6 +170,19 @@ def _group(database: "Database") -> Iterator[Finding]:
             )  # fmt: skip
 
 
+def _forks(database: "Database") -> Iterator[Finding]:
+    """Devices that signed different entries under one number: keys that were in use twice, or a liar."""
+    names = {member.device: member.name for member in database.devices()}
+    forks = database.forks()
+    for device in sorted({fork.device for fork in forks}, key=lambda device: names[device]):
+        times = sum(fork.device == device for fork in forks)
+        yield Finding(
+            "forks", "note", f"{names[device]} signed different entries under one number ({count(times, 'time')}): its "
+            "keys were in use on two machines, or it lies; all of them count",
+            f"See: crdtlog verify {database.path}. If it goes on: crdtlog remove {database.path} {names[device]}",
+        )  # fmt: skip
+
+
 def _aside(database: "Database") -> Iterator[Finding]:
     if number := database.query("SELECT count(*) FROM crdtlog_aside")[1][0][0]:
         yield Finding(
@@ -311,5 +324,5 @@ def _captures(database: "Database", before: int) -> Finding:
 
 
 _QUESTIONS: tuple[Callable[["Database"], Iterator[Finding]], ...] = (
-    _belongs, _group, _aside, _held, _wal, _writable, _tables, _rows, _merging, _untracked, _clocks,
+    _belongs, _group, _forks, _aside, _held, _wal, _writable, _tables, _rows, _merging, _untracked, _clocks,
 )  # fmt: skip

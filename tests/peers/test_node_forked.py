@@ -6,6 +6,7 @@ from pathlib import Path
 
 import crdtlog
 from crdtlog.device import Home
+from peers.cli import doctor
 from tests.crdtlog.devices import closing_connection
 from tests.peers.nodes import Machine, link, run, until
 
@@ -64,6 +65,9 @@ def test_what_two_copies_sent_to_two_devices_is_everywhere_once_these_meet(
                 await until(lambda: laptop.notes() == phone.notes() == tablet.notes())
         assert len({before, writer(phone), writer(copy)}) == 3
         assert len(laptop.notes()) == 6
+        with crdtlog.open(laptop.path, home=laptop.home, create=False) as db:
+            (found,) = doctor._forks(db)
+        assert (found.state, "phone signed different entries" in found.message) == ("note", True)
         states = {machine.verified().state for machine in (laptop, phone, tablet)}
         assert len(states) == 1 and laptop.verified().ok and phone.verified().ok
 
