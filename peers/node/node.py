@@ -19,7 +19,7 @@ from crdtlog.device import Home
 from crdtlog.errors import CrdtlogError, NotInitialised, Usage
 from peers.envelope import discovery_key
 from peers.identity import load_identity, server_context, trust
-from peers.node import known
+from peers.node import known, syncing
 from peers.node.discovery import Discovery, Sighting, own_hosts
 from peers.node.discovery import address as format_address
 from peers.node.files import open_shared_file
@@ -248,7 +248,7 @@ class Node:
 
     async def sync(self, path: Path | str, timeout_s: float | None = 30.0) -> dict[str, Any]:
         """Bring a file and all devices that can be reached to the same state; see `Sharing.sync`. Raises `NoPeer`."""
-        return {"v": 1, "sync": await self.sharing(path).sync(timeout_s)}
+        return {"v": 1, "sync": await syncing.sync(self.sharing(path), timeout_s)}
 
     async def pair(
         self,

@@ -36,8 +36,6 @@ BAN_SECONDS = 30.0
 """A device that sent what it must not is not listened to for this long."""
 ANEW_SECONDS = 3600.0
 """So often one device's word is enough to begin our log anew."""
-SIGHTING_SECONDS = 3.0
-"""How long a sync waits for devices to be found on the local network."""
 FAREWELL_SECONDS = 1.0
 LAST_DRAIN_SECONDS = 5.0
 
@@ -83,7 +81,7 @@ class Sharing:
         self._around = around
         self._log = log
         self._on_members = on_members
-        self._dialer = Dialer(self._connect, self.links.__contains__)
+        self.dialer = Dialer(self._connect, self.links.__contains__)
         self._pace = Pace()
         self._place = around.place + os.urandom(PROCESS_BYTES)
         self._places = Places()
@@ -95,9 +93,9 @@ class Sharing:
         self._complaints: dict[str, str] = {}
         self._context: ssl.SSLContext | None = None
         self._greeted: dict[Link, Callable[[bytes], None]] = {}
-        self._is_settled = False
+        self.is_settled = False
         self._must_look_at_keys = True
-        self._know_we_left: set[bytes] = set()
+        self.know_we_left: set[bytes] = set()
         self.relays = FileRelays(file, self, is_used=around.uses_relays)
         self._rows = Tally(self.say)
         self._news = asyncio.Event()
@@ -118,24 +116,24 @@ class Sharing:
         """
         self.file.start()
         self._static = frozenset(static)
-        self._dialer.add(self._static, named=True)
+        self.dialer.add(self._static, named=True)
         remaining = {member.device for member in self.file.facts.members}
         for device, addresses in (await self.file.run(Database.addresses)).items():
             if device in remaining:
-                self._dialer.add(addresses, device=device)
+                self.dialer.add(addresses, device=device)
         await self.relays.start(relays, forgotten)
 
     async def close(self) -> None:
         """Say goodbye to the other devices, and close the file after a last drain."""
         await self.relays.close()
-        self._dialer.stop_dialling()
+        self.dialer.stop_dialling()
         for link in list(self._running):
             link.stop("The other device's crdtlog was stopped.")
         if not await self._links_ended():
             for link in list(self._running):
                 link.abort()
             await self._links_ended()
-        await self._dialer.close()
+        await self.dialer.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=FAREWELL_SECONDS)
         for task in list(self._tasks):
@@ -161,6 +159,11 @@ class Sharing:
     def say(self, text: str) -> None:
         """One line for a person."""
         self._log(f"{self.file.path.name}: {text}")
+
+    @property
+    def uses_mdns(self) -> bool:
+        """Whether devices are looked for on the local network."""
+        return self._around.uses_mdns
 
     # --- members --------------------------------------------------------------------------------------------------
 
@@ -188,7 +191,7 @@ class Sharing:
             for link in [link for link in self._running if link.device not in remaining]:
                 link.stop(REMOVED, removed=True)
             for member in after.removed:
-                self._dialer.forget(member.device)
+                self.dialer.forget(member.device)
             self._on_members()
         if before.forks != after.forks:
             self._forked(before, after)
@@ -214,8 +217,8 @@ class Sharing:
     def sighted(self, addresses: Iterable[str]) -> None:
         """A device that shares this file was seen on the local network."""
         addresses = list(addresses)
-        self._dialer.add(addresses)
-        self._dialer.poke(addresses)
+        self.dialer.add(addresses)
+        self.dialer.poke(addresses)
 
     async def _connect(self, address: str, greeted: Callable[[bytes], None]) -> Outcome:
         certificates = self.certificates
@@ -313,7 +316,7 @@ class Sharing:
             was_current = self.links.get(link.device) is link
             if was_current:
                 del self.links[link.device]
-            self._dialer.links_changed()
+            self.dialer.links_changed()
             self._tell()
         self._note_end(link, ended, was_current)
         if ended.code == Code.RESTORED and not ended.by_peer:
@@ -370,7 +373,7 @@ class Sharing:
         greeted = self._greeted.get(link)
         if greeted is not None:
             greeted(link.device)
-        self._dialer.links_changed()
+        self.dialer.links_changed()
         self._start(self._remember(link))
         self._start(self._compare_clocks(link))
         self._tell()
@@ -393,11 +396,11 @@ class Sharing:
             await self.file.hold(
                 lambda engine: engine.record_address(link.device, address, time.time_ns() // 1_000_000)
             )
-            self._dialer.add([address], device=link.device)
+            self.dialer.add([address], device=link.device)
 
     def link_caught_up(self, link: Link) -> None:
         """See `Owner`."""
-        if not self._is_settled:
+        if not self.is_settled:
             self._start(self._settle())
         if self._must_look_at_keys:
             self._must_look_at_keys = False
@@ -413,7 +416,7 @@ class Sharing:
         """After the first catch-up of a file that joined, rows that were there before are taken in."""
         await self.file.hold(Database.caught_up)
         await self.file.drain()
-        self._is_settled = True
+        self.is_settled = True
         self._tell()
 
     def link_received(self, link: Link, rows: int) -> None:
@@ -444,7 +447,7 @@ class Sharing:
 
     def relay_changed(self, link: RelayLink) -> None:
         """A relay was reached, or something was exchanged with it; see `relaying.Owner`."""
-        if link.is_exchanged and not self._is_settled:
+        if link.is_exchanged and not self.is_settled:
             self._start(self._settle())
         if link.is_read and self._must_look_at_keys:
             self._must_look_at_keys = False
@@ -457,7 +460,7 @@ class Sharing:
         is_fault = ended.code in _FAULTS and not ended.by_peer
         text = told(ended.reason, ended.hint, by_peer=ended.by_peer)
         if ended.code == Code.REMOVED and ended.by_peer and self._is_out:
-            self._know_we_left.add(link.device)
+            self.know_we_left.add(link.device)
             self._tell()
         if is_fault:
             self._ban(link.device, ended)
@@ -524,65 +527,6 @@ class Sharing:
         problems = self.problems | {d: link.stalled for d, link in self.links.items() if link.stalled}
         found = await self.file.run(lambda engine: status.describe(engine, connections, problems))
         return found | {"relays": self.relays.status()}
-
-    async def sync(self, timeout_s: float | None) -> dict[str, Any]:
-        """Reach every device that can be reached, and return when all of them hold the same as this one.
-
-        Each device's `state` is `equal`, `behind` (it was reached, but time ran out), `relay` (it was not reached, and
-        everything was exchanged with a relay) or `unreachable`. Raises `NoPeer` if there are other devices and neither
-        one of them nor a relay was reached.
-        """
-        await self.file.drain()
-        try:
-            async with asyncio.timeout(timeout_s):
-                self.relays.poke()
-                await self._reach_all()
-                await self.wait_for(lambda: self._all_equal() and self.relays.is_settled)
-        except TimeoutError:
-            pass
-        devices = [
-            self._sync_state(m.device) for m in self.file.facts.members if m.device != self.file.device.id
-        ]
-        relays = self.relays.sync_states()
-        if devices and all(found["state"] == "unreachable" for found in (*devices, *relays)):
-            raise NoPeer(
-                f"no other device of {self.file.path.name} could be reached: "
-                + "; ".join(f"{device['name']}: {device['why']}" for device in devices),
-                "Start `crdtlog up` there, or name an address with --peer HOST:PORT.",
-            )
-        is_complete = all(device["state"] in ("equal", "relay") for device in devices)
-        return {"complete": is_complete, "devices": devices, "relays": relays}
-
-    async def _reach_all(self) -> None:
-        await self._dialer.try_all()
-        if self._around.uses_mdns and not self._all_linked():
-            try:
-                async with asyncio.timeout(SIGHTING_SECONDS):
-                    await self.wait_for(self._all_linked)
-            except TimeoutError:
-                await self._dialer.try_all()
-
-    def _all_linked(self) -> bool:
-        return {m.device for m in self.file.facts.members} <= {*self.links, self.file.device.id}
-
-    def _all_equal(self) -> bool:
-        return all(link.is_equal or link.stalled for link in self.links.values()) and (
-            self._is_settled
-            or not (self.relays.is_exchanged or any(link.is_equal for link in self.links.values()))
-        )
-
-    def _sync_state(self, device: bytes) -> dict[str, Any]:
-        link = self.links.get(device)
-        named = {"id": device.hex(), "name": self.name_of(device)}
-        if (link is not None and link.is_equal) or device in self._know_we_left:
-            return {**named, "state": "equal", "why": None}
-        if link is not None:
-            return {**named, "state": "behind", "why": link.stalled or "not done in the time given"}
-        if self.relays.is_exchanged:
-            return {**named, "state": "relay", "why": None}
-        error = self._dialer.why_unreachable(device)
-        why = self.problems.get(device) or (str(error) if error else "no address of it is known")
-        return {**named, "state": "unreachable", "why": why}
 
 
 def _listening_address(wire: Wire) -> str | None:

@@ -100,8 +100,7 @@ def test_a_device_that_leaves_tells_the_others_and_is_done(laptop: Machine, phon
                     db.remove_member(db.device.id)
                 await until(lambda: laptop.said("phone has left"))
                 await until(lambda: phone.said("this device has left"))
-                found = await at_phone.sharing(phone.path).sync(20)
-                assert found["complete"]
+                assert (await at_phone.sync(phone.path, 20))["sync"]["complete"]
                 laptop.write("a", "after")
             assert phone.notes() == {}
             await node.sharing(laptop.path).file.drain()
