@@ -1,11 +1,12 @@
 """What tests of peers share: a laptop with a database and a phone without, and commands with files to run them on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from peers.cli import run
+from tests.peers.cli_devices import Machine as CommandLine
 from tests.peers.cli_world import NOTES, Crdtlog, Done, made
 from tests.peers.nodes import Machine
 
@@ -46,3 +47,16 @@ def shared(notes: Path, crdtlog: Crdtlog) -> Path:
     """The same file as a replicated database."""
     crdtlog("init", notes, "--device", "laptop")
     return notes
+
+
+@pytest.fixture
+def machine(home: Callable[..., Path], tmp_path: Path) -> Iterator[Callable[[str], CommandLine]]:
+    """A factory of devices on this machine, apart from one another."""
+    machines: dict[str, CommandLine] = {}
+
+    def make(name: str) -> CommandLine:
+        return machines.setdefault(name, CommandLine(name, home(name), tmp_path / name))
+
+    yield make
+    for each in machines.values():
+        each.stop()

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,19 +18,6 @@ import pytest
 from tests.peers.cli_devices import CODE, NOTES, Machine, eventually, joined
 from tests.peers.cli_reference import assert_shape, documented
 from tests.peers.cli_world import ROOT, TIMEOUT_S, finished, made
-
-
-@pytest.fixture
-def machine(home: Callable[..., Path], tmp_path: Path) -> Iterator[Callable[[str], Machine]]:
-    """A factory of devices on this machine, apart from one another."""
-    machines: dict[str, Machine] = {}
-
-    def make(name: str) -> Machine:
-        return machines.setdefault(name, Machine(name, home(name), tmp_path / name))
-
-    yield make
-    for each in machines.values():
-        each.stop()
 
 
 @pytest.fixture
