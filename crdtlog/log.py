@@ -360,20 +360,6 @@ class Log:
                 (log.number, seq, name, meant.number),
             )
 
-    def edges(self, document: bytes) -> dict[tuple[int, bytes], int]:
-        """Where logs that left others first wrote into a text, by number and lane (`textnames`)."""
-        rows = self.connection.execute(
-            "SELECT writer, lane, clock FROM crdtlog__edge WHERE document = ?", (document,)
-        )
-        return {(number, lane): clock for number, lane, clock in rows}
-
-    def note_edge(self, document: bytes, log: Writer, lane: bytes, seq: int, clock: int) -> None:
-        """A log that left another one writes into a text; the first time counts."""
-        self.connection.execute(
-            "INSERT OR IGNORE INTO crdtlog__edge VALUES (?, ?, ?, ?, ?)",
-            (document, log.number, lane, seq, clock),
-        )
-
     def branch(self, name: bytes, parent: Writer, first: int) -> Writer:
         """The log of that name that leaves another one's history before that entry; begun if it is new."""
         log = self.writer(name)

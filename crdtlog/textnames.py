@@ -42,12 +42,12 @@ class Clients:
         lane, update = split_lane(patch)
         clock = yjsnames.first_clock(update)
         if clock is not None and own.parent is not None:
-            self._log.note_edge(self._document, own, lane, seq, clock)
+            self._note_edge(own, lane, seq, clock)
         pieces = self._pieces(lane)
         return with_lane(lane, yjsnames.renamed(update, pieces)) if pieces else patch
 
     def _pieces(self, lane: bytes) -> dict[int, list[tuple[int, int]]]:
-        edges = self._log.edges(self._document)
+        edges = self._edges()
         lanes = {b"", lane, *(known for _, known in edges)}
         found: dict[int, list[tuple[int, int]]] = {}
         if self._theirs != self._ours:
@@ -59,6 +59,20 @@ class Clients:
             for each in lanes:
                 found[self._client(name, each)] = self._history(log, each, edges)
         return found
+
+    def _edges(self) -> dict[tuple[int, bytes], int]:
+        """Where logs that left others first wrote into the document, by number and lane."""
+        rows = self._log.connection.execute(
+            "SELECT writer, lane, clock FROM crdtlog__edge WHERE document = ?", (self._document,)
+        )
+        return {(number, lane): clock for number, lane, clock in rows}
+
+    def _note_edge(self, log: Writer, lane: bytes, seq: int, clock: int) -> None:
+        """A log that left another one writes into the document; the first time counts."""
+        self._log.connection.execute(
+            "INSERT OR IGNORE INTO crdtlog__edge VALUES (?, ?, ?, ?, ?)",
+            (self._document, log.number, lane, seq, clock),
+        )
 
     def _client(self, name: bytes, lane: bytes) -> int:
         return yjs.edit_client(self._theirs, name + lane)
