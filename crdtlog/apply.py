@@ -266,7 +266,7 @@ class _Applier(Work):
             else:
                 self._go(way, steps, _pick_rows(here, at))
         if contested and read is not None:
-            self._merge(self._stored([here.indexes[at] for at in contested], None), None)
+            self._merge(self._stored([here.indexes[at] for at in sorted(contested)], None), None)
         elif contested:
             changed = settle(self, [(here.indexes[at], rows[at]) for at in contested])
             execute_rows(self.connection, update_document_sql(tracked), changed, odd=self.odd)

@@ -341,3 +341,20 @@ def test_rows_that_are_read_in_one_go_and_rows_between_them_stay_apart(
     assert one.execute("SELECT count(*) FROM t WHERE v = 'old'").fetchone() == (
         200 - len(changed) - (keys[3] not in changed),
     )
+
+
+def test_rows_that_need_care_for_different_reasons_keep_their_own_values(world: World) -> None:
+    """The second row of an entry has a conflict, the first comes back from the dead."""
+    one, other = pair(
+        world,
+        "CREATE TABLE t (id TEXT PRIMARY KEY, v, w)",
+        rows="INSERT INTO t VALUES ('a', 0, 0), ('b', 0, 0)",
+    )
+    write_apart([one, other], "UPDATE t SET v = :name WHERE id = 'b'")
+    sync(one, other)
+    one.execute("DELETE FROM t WHERE id = 'a'")
+    one.drain_all()
+    other.execute("UPDATE t SET w = 'of ' || id")
+    sync(one, other)
+    assert rows_of(one, "SELECT id, w FROM t ORDER BY id") == [("a", "of a"), ("b", "of b")]
+    assert_converged([one, other], ["t"])
