@@ -118,7 +118,10 @@ def verify(state: State, progress: Progress = no_progress) -> Verified:
 
 def _verify_logs(state: State, progress: Progress) -> tuple[list[str], int]:
     problems: list[str] = []
+    group = state.group
     keys = dict(state.connection.execute("SELECT id, sign_key FROM crdtlog__device"))
+    if not group.is_plain:  # let in by those who could not: they are no members, and what they signed is held
+        keys = {d: key for d, key in group.sign_keys().items() if d not in group.found.members} | keys
     total = state.connection.execute("SELECT count(*) FROM crdtlog__log").fetchone()[0]
     heads: dict[int, tuple[int, bytes]] = {}
     vector: dict[bytes, int] = {}

@@ -11,7 +11,21 @@ from crdtlog.device import verify_bytes
 from crdtlog.entry import Entry
 from crdtlog.errors import EntryRefused
 from crdtlog.log import Log
-from crdtlog.membership import Add, Content, Evaluated, Founding, Graph, Logs, Own, Record, Rotate, Said, Seen
+from crdtlog.membership import (
+    Add,
+    Content,
+    Evaluated,
+    Founding,
+    Graph,
+    Logs,
+    Own,
+    Record,
+    Recover,
+    Rotate,
+    Said,
+    Seen,
+)
+from crdtlog.membership.graph import bits
 
 Context = Mapping[bytes, int]
 
@@ -98,6 +112,15 @@ class Group:
         if isinstance(membership.decode_content(item.payload()), Seen):
             return self.found.may_speak(dot, context)
         return self.found.counts(dot)
+
+    def sign_keys(self) -> dict[bytes, bytes]:
+        """The keys of all devices that somebody let in, whether that counts or not."""
+        contents = (self.graph.nodes[number].record.content for number in bits(self.graph.admissions))
+        return {
+            content.newcomer.device: content.newcomer.sign_key
+            for content in contents
+            if isinstance(content, (Add, Recover))
+        }
 
     def knows_itself(self) -> bool:
         """Whether this device has applied the record that let it in: before that it says nothing about the group."""

@@ -253,6 +253,12 @@ def _put_found(state: State) -> None:
                 (standing.role, standing.removed_by, device),
             )
             changed = True
+    for device, member in known.items():
+        # Let in by somebody who could not, as it has turned out.
+        is_told_of = bool(state.group.graph.about.get(device))
+        if is_told_of and member.role is not None and device not in state.group.found.members:
+            state.connection.execute("UPDATE crdtlog__device SET role = NULL WHERE id = ?", (device,))
+            changed = True
     if changed:
         state.bump()
 

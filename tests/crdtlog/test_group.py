@@ -191,3 +191,23 @@ def test_who_has_just_joined_changes_nothing_of_the_group_before_it_knows_it(tmp
         send(a, b)
         b.remove_member(b.device.id)
         assert role(b, b) is None
+
+
+def test_who_was_let_in_by_one_who_could_not_is_no_member_and_stops_nobody(world: World) -> None:
+    a, b, c = devices(world, ["a", "b", "c"], TABLE)
+    e = world.join("e", c)
+    send(c, e)
+    put(e, "x", "by e")
+    send(e, c)
+    put(c, "y", "by c")
+    a.change_role(c.device.id, "reader")
+    send(a, b)
+    send(a, c)
+    assert role(c, e) is None
+    send(c, a)
+    send(c, b)
+    put(b, "z", "by b")
+    sync_all([a, b, c])
+    assert rows_of(a) == rows_of(b) == rows_of(c) == [("z", "by b")]
+    assert e.device.id not in {member.device for db in (a, b, c) for member in db.members()}
+    assert_converged([a, b, c], ["t"])
