@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from crdtlog import ahead, drain, reverting
+from crdtlog.abridged import taking
 from crdtlog.apply import CaptureFirst
 from crdtlog.drain import Drainer
 from crdtlog.errors import CrdtlogError, EntryRefused
@@ -40,6 +41,9 @@ _Take = Callable[[State, bytes], int | None]
 
 def apply(state: State, drainer: Drainer, signed: Sequence[bytes], hold_ms: float) -> Applied:
     """Merge entries in the order given; see `Database.apply`."""
+    if state.awaits_snapshot:
+        taken = taking.take(state, signed)
+        return Applied(0, taken.rows, taken.done)
     try:
         return _apply(state, drainer, signed, hold_ms, accept_entry)
     finally:

@@ -15,6 +15,7 @@ from crdtlog.catalog import Tracked
 from crdtlog.connection import Row, escaping_text
 from crdtlog.device import verify_bytes
 from crdtlog.document import Compact, Version
+from crdtlog.entry import Entry
 from crdtlog.errors import CrdtlogError
 from crdtlog.mending import damaged_rows
 from crdtlog.rows import Layout, document_key, joined_sql
@@ -51,6 +52,8 @@ class Verified(NamedTuple):
     entries: int
     rows: int
     problems: list[str]
+    #: of the entries, those that came with a snapshot and without what stands no more: nobody's signature covers them
+    given: int = 0
 
 
 def no_progress(what: str, done: int, total: int) -> None:
@@ -106,17 +109,18 @@ def verify(state: State, progress: Progress = no_progress) -> Verified:
     connection.execute("BEGIN")
     try:
         state.refresh()
-        problems, entries = _verify_logs(state, progress)
+        problems, entries, given = _verify_logs(state, progress)
         digest = hashlib.sha256(b"crdtlog state 1")
         rows = 0
         for tracked in sorted(state.tables.values(), key=lambda item: item.table_id):
             rows += _digest_table(state, tracked, digest.update, problems, progress)
     finally:
         connection.execute("ROLLBACK")
-    return Verified(not problems, digest.hexdigest(), entries, rows, problems)
+    return Verified(not problems, digest.hexdigest(), entries, rows, problems, given)
 
 
-def _verify_logs(state: State, progress: Progress) -> tuple[list[str], int]:
+def _verify_logs(state: State, progress: Progress) -> tuple[list[str], int, int]:
+    """What does not hold, how many entries there are, and how many of them came abridged."""
     problems: list[str] = []
     group = state.group
     keys = dict(state.connection.execute("SELECT id, sign_key FROM crdtlog__device"))
@@ -125,7 +129,7 @@ def _verify_logs(state: State, progress: Progress) -> tuple[list[str], int]:
     total = state.connection.execute("SELECT count(*) FROM crdtlog__log").fetchone()[0]
     heads: dict[int, tuple[int, bytes]] = {}
     vector: dict[bytes, int] = {}
-    count = 0
+    count = given = 0
     # Bytes are asked for as blobs, so that tampering is found here and not by the driver's decoding of text.
     for number, seq, stored_hash, signed, original in state.connection.execute(
         "SELECT l.writer, l.seq, CAST(l.hash AS BLOB), CAST(l.signed AS BLOB), CAST(o.signed AS BLOB) "
@@ -139,7 +143,13 @@ def _verify_logs(state: State, progress: Progress) -> tuple[list[str], int]:
         before = heads.get(number) or (log.first - 1, state.log.hash_at(log, log.first - 1) or b"")
         key = keys.get(device_of(writer))
         try:
-            problem = _verify_entry(state, original or signed, key, before, vector, stored_hash)
+            parts = entry.split(original or signed)
+            is_abridged = state.log.is_given(number, seq) and parts.hash != stored_hash
+            given += is_abridged
+            if is_abridged:
+                problem = _verify_place(state, entry.decode(parts.body), before, vector)
+            else:
+                problem = _verify_entry(state, original or signed, key, before, vector, stored_hash)
             if original is not None and not problem:
                 problem = _verify_names(state, signed, original, writer, vector)
         except CrdtlogError as error:
@@ -154,13 +164,15 @@ def _verify_logs(state: State, progress: Progress) -> tuple[list[str], int]:
             problems.append(
                 f"writer {writer.hex()[:12]}: the log ends at {vector.get(writer)}, not at {head.seq}"
             )
-    return problems + _verify_proofs(state, keys), count
+    return problems + _verify_proofs(state, keys), count, given
 
 
 def _verify_proofs(state: State, keys: Mapping[bytes, bytes]) -> list[str]:
     """Read once more what proves that logs are forked."""
     problems = []
     for point, digest, signed in proof.entries(state.connection):
+        if not signed and state.log.given_position:
+            continue  # it came with a snapshot, by its hash alone
         name = f"the proof of a fork at entry {point.seq} of writer {point.writer.hex()[:12]}"
         try:
             parts = entry.split(signed)
@@ -211,7 +223,12 @@ def _verify_entry(
         return "its author is not a member"
     if not verify_bytes(sign_key, entry.SIGN_DOMAIN, parts.body, parts.signature):
         return "its signature is wrong"
-    item = entry.decode(parts.body)
+    return _verify_place(state, entry.decode(parts.body), before, vector)
+
+
+def _verify_place(
+    state: State, item: Entry, before: tuple[int, bytes], vector: Mapping[bytes, int]
+) -> str | None:
     if item.database != state.database:
         return "it belongs to another database"
     if (item.seq, item.previous) != (before[0] + 1, before[1]):

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from crdtlog import entry
-from crdtlog.payload import Section, decode_data
+from crdtlog.payload import NOTHING, Section, decode_data
 from crdtlog.values import Key, normal_key
 
 #: So many decoded entries are remembered, of so many bytes of payload; but always the last.
@@ -53,7 +53,8 @@ class Decoder:
             self._known.move_to_end(dot)
             return self._known[dot]
         item = entry.decode(entry.split(self._signed(number, seq)).body)
-        sections = decode_data(item.payload(), item.first_stamp, item.last_stamp).sections
+        raw = item.payload()
+        sections = [] if raw == NOTHING else decode_data(raw, item.first_stamp, item.last_stamp).sections
         decoded = self._known[dot] = Decoded(sections, item.raw_size)
         self._bytes += item.raw_size
         while len(self._known) > 1 and (len(self._known) > _ENTRIES or self._bytes > _BYTES):

@@ -324,6 +324,17 @@ def slots_to_bits(slots: Sequence[int]) -> int:
     return bits
 
 
+def owned(writer: int, seq: int, strata: bytes | None, every: int, dot: tuple[int, int]) -> int:
+    """The bit set of the columns that show the version of a dot, in a document given in parts of its compact form."""
+    known = _read_strata(strata or b"")
+    if (writer, seq) == dot:
+        own = every & ~1
+        for stratum in known:
+            own &= ~stratum[3]
+        return own
+    return next((bits & ~1 for w, s, _, bits, _ in known if (w, s) == dot), 0)
+
+
 def strata_versions(strata: bytes) -> list[Version]:
     """The versions that a compact form's strata name."""
     return [Version(stamp, writer, seq) for writer, seq, stamp, _, _ in _read_strata(strata)]

@@ -23,7 +23,9 @@ HASH_DOMAIN = b"crdtlog entry"
 HASH_BYTES = 32
 EPOCH_BYTES = 16
 SIGNATURE_BYTES = 64
-KINDS = ("data", "schema", "member", "event", "error", "command")
+#: What a device without history is given travels in entries of this kind, which are in no log (see `abridged`).
+SNAPSHOT = "snapshot"
+KINDS = ("data", "schema", "member", "event", "error", "command", SNAPSHOT)
 
 #: No entry may be larger than this, raw or packed; a session carries entries of up to 64 MiB.
 MAX_RAW_BYTES = 60 << 20

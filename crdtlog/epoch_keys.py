@@ -1,14 +1,12 @@
 """The epochs' secrets as those need them who seal for others: which there are, which is safe, what came alone."""
 
-from typing import cast
-
-from crdtlog import catalog, entry, members, membership, rotating, rotation
+from crdtlog import entry, members, membership, rotating, rotation
 from crdtlog.device import verify_bytes
 from crdtlog.errors import EntryRefused
 from crdtlog.membership import Rotate
 from crdtlog.membership.graph import bits
 from crdtlog.state import State
-from crdtlog.versions import device_of
+from crdtlog.versions import device_of, raise_to
 
 
 class EpochKeys:
@@ -18,9 +16,9 @@ class EpochKeys:
         self._state = state
 
     @property
-    def first(self) -> bytes | None:
-        """The secret of the epoch that the database began with, if this device has it."""
-        return self._state.epochs.get(cast(bytes, catalog.get_meta(self._state.connection, "first_epoch")))
+    def meeting(self) -> bytes:
+        """The key by which members recognise one another on a local network (32 bytes)."""
+        return members.meeting_key(self._state)
 
     def held(self) -> dict[bytes, bytes]:
         """All secrets held: the current epoch's first, then the deepest."""
@@ -69,6 +67,23 @@ class EpochKeys:
             until = found.setdefault(content.parents[0], {})
             for writer, seq in (*node.record.context.items(), (node.record.writer, node.record.seq)):
                 until[writer] = max(seq, until.get(writer, 0))
+        return found
+
+    def spared(self) -> dict[bytes, dict[bytes, int]]:
+        """By epoch, of each log the last entry that does not belong where all who know its secret can read it.
+
+        Some of them were let in without history; or this device was, and does not have these entries as they were
+        signed.
+        """
+        self._state.refresh()
+        state, found = self._state, {}
+        for epoch in state.epochs if state.group.withheld or state.log.given else ():
+            vector = dict(state.log.given)
+            for device, withheld in state.group.withheld.items():
+                if device in members.recipients(state, epoch):
+                    raise_to(vector, withheld)
+            if vector:
+                found[epoch] = vector
         return found
 
     def own_rotation(self) -> bytes | None:

@@ -13,11 +13,12 @@ from crdtlog import proof
 from crdtlog.device import new_writer
 from crdtlog.entry import Entry, Signed
 from crdtlog.errors import AnotherHistory, EntryRefused
-from crdtlog.log import Log, Writer
+from crdtlog.log import Log
 from crdtlog.proof import Point
 from crdtlog.rewinding import Rewound, rewind
 from crdtlog.state import State
 from crdtlog.versions import device_of
+from crdtlog.writers import Writer
 
 
 def root_of(log: Writer) -> Writer:
@@ -93,7 +94,8 @@ def learn(state: State, item: Entry, signed: Signed, beside: Signed | None = Non
     is_ours = root_of(state.writer) is root
     held = log.hash_of(parent.number, item.seq)
     if held is not None:
-        proof.note(connection, point, held, log.original(parent.number, item.seq))
+        is_given = log.is_given(parent.number, item.seq)
+        proof.note(connection, point, held, b"" if is_given else log.original(parent.number, item.seq))
     for known in (signed, beside):
         if known is not None:
             proof.note(connection, point, known.hash, known.bytes())

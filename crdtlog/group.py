@@ -26,6 +26,7 @@ from crdtlog.membership import (
     Seen,
 )
 from crdtlog.membership.graph import bits
+from crdtlog.versions import raise_to
 
 Context = Mapping[bytes, int]
 
@@ -41,10 +42,11 @@ class Group:
         self._graph: Graph | None = None
         self._found: Evaluated | None = None
         self._plain = True
+        self._withheld: dict[bytes, dict[bytes, int]] | None = None
 
     def forget(self) -> None:
         """What was remembered may not be what the file holds."""
-        self._graph = self._found = None
+        self._graph = self._found = self._withheld = None
 
     def changed(self) -> None:
         """Entries were taken in that may vouch for others."""
@@ -113,6 +115,23 @@ class Group:
             return self.found.may_speak(dot, context)
         return self.found.counts(dot)
 
+    @property
+    def withheld(self) -> Mapping[bytes, Context]:
+        """The devices that were let in without history: of each log the last entry that one of them is not to read.
+
+        That is what the admin had who let it in, unless it was let in once more since.
+        """
+        graph = self.graph
+        if self._withheld is None:
+            self._withheld = {}
+            for number in bits(graph.admissions):
+                content = graph.nodes[number].record.content
+                if isinstance(content, Add) and not content.history:
+                    device = content.newcomer.device
+                    if not self._is_followed(device, number):
+                        raise_to(self._withheld.setdefault(device, {}), graph.nodes[number].record.context)
+        return self._withheld
+
     def sign_keys(self) -> dict[bytes, bytes]:
         """The keys of all devices that somebody let in, whether that counts or not."""
         contents = (self.graph.nodes[number].record.content for number in bits(self.graph.admissions))
@@ -121,6 +140,16 @@ class Group:
             for content in contents
             if isinstance(content, (Add, Recover))
         }
+
+    def _is_followed(self, device: bytes, number: int) -> bool:
+        """Whether somebody let a device in with its history, who knew of that record."""
+        nodes = self.graph.nodes
+        return any(
+            isinstance(content := nodes[later].record.content, Add)
+            and content.history
+            and nodes[later].past >> number & 1
+            for later in bits(self.graph.about[device] & self.graph.admissions)
+        )
 
     def knows_itself(self) -> bool:
         """Whether this device has applied the record that let it in: before that it says nothing about the group."""
@@ -131,7 +160,7 @@ class Group:
     def _note(self, record: Record) -> None:
         assert self._graph is not None
         self._graph.add(record)
-        self._found = None
+        self._found = self._withheld = None
         if not isinstance(record.content, Seen):
             self._plain = self._plain and self._is_plain(record.content)
 

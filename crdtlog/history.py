@@ -12,6 +12,7 @@ from crdtlog import clock, document, rowdocs
 from crdtlog.catalog import Tracked
 from crdtlog.connection import translated
 from crdtlog.document import Document, Version
+from crdtlog.errors import EntryRefused
 from crdtlog.finding import Row, find_row, slot_of
 from crdtlog.kinds import counter
 from crdtlog.log import APPLIED
@@ -108,7 +109,12 @@ def _writes(state: State, tracked: Tracked, key: Key) -> Iterator[Write]:
             for slot in write.counters:
                 write.cells[slot] = patched.begun(slot, write.cells[slot], seen)
             for slot, patch in write.patches.items():
-                write.cells[slot] = patched.value(slot, patch, write.version, seen)
+                try:
+                    write.cells[slot] = patched.value(slot, patch, write.version, seen)
+                except EntryRefused:
+                    if not state.log.given_position:
+                        raise
+                    continue  # what it was before is not here
             yield write
 
 
@@ -127,6 +133,8 @@ def written_by(state: State, tracked: Tracked, key: Key, number: int, seq: int) 
     if state.connection.execute(sql, (number, seq)).fetchone() is None:
         return None
     write = _write_in(tracked, key, state.log.sections(number, seq), number, seq)
+    if write is None and state.log.is_given(number, seq):
+        raise EntryRefused("what that entry wrote is from before this device joined, and was not given to it")
     if write is None or not (write.patches or write.counters):
         return write
     return next(whole for whole in _writes(state, tracked, key) if whole.version == write.version)

@@ -12,10 +12,10 @@ from crdtlog.apply import apply_data
 from crdtlog.device import verify_bytes
 from crdtlog.entry import Entry, Signed
 from crdtlog.errors import EntryRefused
-from crdtlog.log import Writer
 from crdtlog.membership import Recover, Rotate
 from crdtlog.state import State
 from crdtlog.versions import device_of
+from crdtlog.writers import Writer
 
 #: The summary of an entry that is held and not merged.
 WAITING = "held, not counted"
@@ -28,6 +28,8 @@ def accept_entry(state: State, blob: bytes) -> int | None:
     that proves a log to be forked may give other names to what is held: all of that is taken in again (`forks`).
     """
     signed, beside, item = _read(state, blob)
+    if item.kind == entry.SNAPSHOT:
+        return None  # for a device that has nothing yet
     log = forks.place(state.log, item, signed.hash)
     if log is None or (beside is not None and not forks.is_known(state.log, item, beside.hash)):
         _learn(state, item, signed, beside)
@@ -45,7 +47,7 @@ def accept_proof(state: State, blob: bytes) -> int | None:
     The entry itself is not taken in: it may build on what is not held. Returns 0, or None if the entry proves nothing.
     """
     signed, beside, item = _read(state, blob)
-    if forks.place(state.log, item, signed.hash) is not None:
+    if item.kind == entry.SNAPSHOT or forks.place(state.log, item, signed.hash) is not None:
         return None
     _learn(state, item, signed, beside)
     return 0
@@ -55,7 +57,7 @@ def _read(state: State, blob: bytes) -> tuple[Signed, Signed | None, Entry]:
     """A signed entry with what proves a fork, if that comes with it, both verified; and what it says."""
     signed, beside = proof.split(blob)
     item = entry.decode(signed.body)
-    _authenticate(state, item, signed)
+    authenticate(state, item, signed)
     if beside is not None:
         _check_proof(state, item, signed, beside)
     return signed, beside, item
@@ -97,7 +99,7 @@ def _take_in(state: State, item: Entry, original: Entry, signed: Signed, name: b
 
 def _check_proof(state: State, item: Entry, signed: Signed, beside: Signed) -> None:
     other = entry.decode(beside.body)
-    _authenticate(state, other, beside)
+    authenticate(state, other, beside)
     if (other.writer, other.seq, other.previous) != (item.writer, item.seq, item.previous):
         raise EntryRefused("an entry beside another one that it does not stand beside")
     if beside.hash >= signed.hash:
@@ -127,7 +129,8 @@ def _may_be_merged(state: State, item: Entry, writer: Writer, context: Mapping[b
     )
 
 
-def _authenticate(state: State, item: Entry, signed: Signed) -> None:
+def authenticate(state: State, item: Entry, signed: Signed) -> None:
+    """Require that a device of this database signed an entry. Raises `EntryRefused`."""
     if item.database != state.database:
         raise EntryRefused("an entry of another database")
     key = _key_of(state, item)

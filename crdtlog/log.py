@@ -15,7 +15,6 @@ Invariants:
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
 from crdtlog import clock, entry, proof
@@ -25,40 +24,10 @@ from crdtlog.errors import AnotherHistory, EntryRefused
 from crdtlog.payload import Section
 from crdtlog.values import Key, Value, pack, unpack
 from crdtlog.versions import MAX_SEQ, Head, Named, context_difference, device_of
+from crdtlog.writers import Called, Writer
 
 #: Entries that are merged, `l`, of which more may be asked with AND.
 APPLIED = "crdtlog__log l JOIN crdtlog__writer w ON w.id = l.writer WHERE l.seq <= w.applied"
-
-
-@dataclass(slots=True)
-class Writer:
-    """One log: local number, global id, last entry, and the context of that entry as writer id → sequence number.
-
-    `applied` is the number of the last entry that is merged into documents and rows. A log that left another one at a
-    fork (see `forks`) has entries of its own from `first` on; those before are its `parent`'s.
-    """
-
-    number: int
-    id: bytes
-    seq: int = 0
-    hash: bytes = b""
-    last_stamp: int = 0
-    context: dict[bytes, int] = field(default_factory=dict)
-    applied: int = 0
-    first: int = 1
-    parent: "Writer | None" = None
-
-    def owner(self, seq: int) -> "Writer":
-        """The log in which that entry of this log's history is stored."""
-        log = self
-        while seq < log.first and log.parent is not None:
-            log = log.parent
-        return log
-
-    @property
-    def head(self) -> Head:
-        """The log's last entry."""
-        return Head(self.seq, self.hash)
 
 
 class LogEntry(NamedTuple):
@@ -89,11 +58,14 @@ class Log:
         self.ids: dict[int, bytes] = {}
         self._decoder = Decoder(self.signed)
         self._contexts: dict[bytes, tuple[int, list[tuple[int, list[tuple[bytes, int]]]]]] = {}
-        #: of some logs, from which entry on they say a name and mean a log of another one
-        self._said: dict[int, list[tuple[int, bytes, Writer]]] = {}
+        #: what logs are called by the authors of others that know them by another name
+        self.called = Called(connection)
         #: While rows are made anew from entries that are held: the position of the one at hand. What stands behind it
         #: has not happened yet.
         self.horizon = MAX_SEQ
+        #: what came abridged with a snapshot, as the last such entry of each log; the last position of all that came
+        self.given: dict[bytes, int] = {}
+        self.given_position = 0
         self.load()
 
     def load(self) -> None:
@@ -110,11 +82,12 @@ class Log:
             "SELECT writer, parent, first FROM crdtlog__branch"
         ):
             self.by_number[number].parent, self.by_number[number].first = self.by_number[parent], first
-        self._said = {}
-        for number, seq, name, meant in self.connection.execute(
-            "SELECT writer, seq, name, meant FROM crdtlog__said ORDER BY seq"
-        ):
-            self._said.setdefault(number, []).append((seq, name, self.by_number[meant]))
+        given = self.connection.execute("SELECT value FROM crdtlog__meta WHERE name = 'given'").fetchone()
+        self.given_position, self.given = 0, {}
+        if given is not None:
+            self.given_position, vector = unpack(given[0])
+            self.given = dict(vector)
+        self.called.load(self.by_number)
 
     def forget(self) -> None:
         """Forget decoded entries: some may never have been, as when the transaction that wrote them was undone."""
@@ -286,6 +259,16 @@ class Log:
                 (pack(sorted(writer.context.items())), writer.number),
             )
 
+    def note_given(self, settled: Mapping[bytes, int]) -> None:
+        """All that is held came with a snapshot; up to those, others get no entries from here: they are abridged."""
+        given = pack([self.position(), sorted(settled.items())])
+        self.connection.execute("INSERT INTO crdtlog__meta VALUES ('given', ?)", (given,))
+        self.load()
+
+    def is_given(self, number: int, seq: int) -> bool:
+        """Whether a held entry came abridged with a snapshot."""
+        return self.given.get(self.ids[number], 0) >= seq
+
     def position_of(self, number: int, seq: int) -> int:
         """Where a held entry stands in the local order."""
         row = self.connection.execute(
@@ -338,27 +321,6 @@ class Log:
         if seq > 1:
             context[writer] = seq - 1
         return context
-
-    def said(self, log: Writer, seq: int) -> dict[bytes, Writer]:
-        """The names by which the author of an entry calls other logs than are called so here."""
-        found = self.said(log.parent, min(seq, log.first - 1)) if log.parent is not None else {}
-        for at, name, meant in self._said.get(log.number, ()):
-            if at <= seq:
-                found[name] = meant
-        return found
-
-    def says_otherwise(self, log: Writer) -> bool:
-        """Whether a log's author ever called another log by a name that means something else here."""
-        return log.number in self._said
-
-    def note_said(self, log: Writer, seq: int, name: bytes, meant: Writer) -> None:
-        """From that entry on, a log's author means another log by a name, or again the one that is called so here."""
-        if self.said(log, seq).get(name, self.writers.get(name)) is not meant:
-            self._said.setdefault(log.number, []).append((seq, name, meant))
-            self.connection.execute(
-                "INSERT OR REPLACE INTO crdtlog__said VALUES (?, ?, ?, ?)",
-                (log.number, seq, name, meant.number),
-            )
 
     def branch(self, name: bytes, parent: Writer, first: int) -> Writer:
         """The log of that name that leaves another one's history before that entry; begun if it is new."""
@@ -476,8 +438,11 @@ class Log:
         """Entries behind `position` that a holder of vector `lacking` lacks, in local (hence causal) order.
 
         Stops after `max_bytes` of entries, but gives at least one. Begins at the first entry that is lacking, so that
-        the cost follows what is missing and not what is stored.
+        the cost follows what is missing and not what is stored. Gives nothing to a holder who lacks what came here with
+        a snapshot: all that is behind it builds on that.
         """
+        if any(seq > lacking.get(writer, 0) for writer, seq in self.given.items()):
+            return Batch([], position, True)
         position = max(position, self._before_first(lacking))
         found: list[LogEntry] = []
         size = 0
@@ -533,7 +498,10 @@ class Log:
         """The same of a log's history. Raises `EntryRefused` if it is not held."""
         if writer not in self.writers:
             raise EntryRefused(f"nothing of writer {writer.hex()[:12]} is held")
-        return self.original(self.writers[writer].owner(seq).number, seq)
+        number = self.writers[writer].owner(seq).number
+        if self.is_given(number, seq):
+            raise EntryRefused(f"entry {seq} of writer {writer.hex()[:12]} is not held as it was signed")
+        return self.original(number, seq)
 
     def signed(self, number: int, seq: int) -> bytes:
         """The bytes of a held entry, with the names that its writers have here (see `naming`)."""
@@ -560,6 +528,11 @@ class Log:
     ) -> tuple[Section, int]:
         """Where that entry wrote a row: the section, and the row's place in it."""
         place = self._decoder.decoded(number, seq).place(table, key, collations)
+        if place is None and self.is_given(number, seq):
+            raise EntryRefused(
+                "an entry builds on values from before this device joined, which it was not given",
+                "Join again, with a file of another name: run `crdtlog pair` on another device.",
+            )
         if place is None:
             raise EntryRefused(
                 f"entry {seq} of writer {self.ids[number].hex()[:12]} does not hold the row asked for"

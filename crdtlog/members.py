@@ -4,6 +4,7 @@ The rules of membership are in `membership`, what they find in `group`; here it 
 inside the caller's transaction.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple, cast
 
@@ -14,9 +15,13 @@ from crdtlog.entry import Entry
 from crdtlog.errors import EntryRefused, Usage
 from crdtlog.membership import Add, Content, Founding, Newcomer, Record, Recover, Remove, Role, Rotate, Seen
 from crdtlog.recovery import RecoveryKey
+from crdtlog.rotation import discovery_key
 from crdtlog.state import State
 from crdtlog.versions import device_of
 from crdtlog.welcome import Welcome
+
+#: So many logs of a device are known of which nothing is held.
+_MAX_EMPTY_LOGS = 8
 
 
 class Member(NamedTuple):
@@ -45,8 +50,13 @@ def members(state: State, *, removed: bool = False) -> list[Member]:
     return [Member(*row) for row in rows]
 
 
-def welcome(state: State) -> Welcome:
-    """What a new device needs to join; it holds the secrets of all epochs."""
+def welcome(state: State, device: bytes | None = None) -> Welcome:
+    """What a new device needs to join: the secrets of all epochs, or of those that it may know (see `add`)."""
+    epochs, epoch = dict(state.epochs), state.epoch
+    is_anew = device is not None and device in state.group.withheld
+    if is_anew:
+        epochs = {name: secret for name, secret in epochs.items() if device in recipients(state, name)}
+        epoch = state.group.found.writing_epoch(epochs) or next(iter(epochs))
     tables = [(tracked.table_id, tracked.table) for tracked in state.tables.values()]
     newcomers = [
         Newcomer(member.name, member.role, member.sign_key, member.receive_key, member.certificate)
@@ -55,25 +65,56 @@ def welcome(state: State) -> Welcome:
     ]
     genesis = cast(bytes, catalog.get_meta(state.connection, "genesis"))
     first = cast(bytes, catalog.get_meta(state.connection, "first_epoch"))
-    return Welcome(genesis, first, state.epoch, dict(state.epochs), newcomers, tables)
+    return Welcome(genesis, first, epoch, epochs, newcomers, tables, not is_anew, meeting_key(state))
+
+
+def recipients(state: State, epoch: bytes) -> frozenset[bytes]:
+    """The devices that an epoch's secret was handed to by its record; none for the first one."""
+    found = state.group.found.epochs.get(epoch, ())
+    return frozenset.intersection(*(each.recipients for each in found)) if found else frozenset()
+
+
+def meeting_key(state: State) -> bytes:
+    """The key by which devices of this database recognise one another on a local network (32 bytes)."""
+    first = state.epochs.get(cast(bytes, catalog.get_meta(state.connection, "first_epoch")))
+    return (
+        discovery_key(first)
+        if first is not None
+        else cast(bytes, catalog.get_meta(state.connection, "meeting"))
+    )
 
 
 # --- changing the group -------------------------------------------------------------------------------------------
 
 
-def add(state: State, newcomer: Newcomer, note: str = "") -> None:
+def add(state: State, newcomer: Newcomer, note: str = "", *, history: bool = True) -> None:
     """Let a device in, by an entry of the log; one that belongs already (and lost its file) stays as it is.
 
-    `note` goes into that entry's line in this file's log, and no further. Raises `EntryRefused` if this device may not
-    add others.
+    `note` goes into that entry's line in this file's log, and no further. Without `history` it is not to read what was
+    written before: the caller rotates. Raises `EntryRefused` if this device may not add others, or not so.
     """
     _require_admin(state, "add others", "pair")
+    if history and state.log.given:
+        raise EntryRefused(
+            "this device was let in without history, and has none to hand on",
+            "Run `crdtlog pair` on a device that has it, or pair with --no-history.",
+        )
     if state.role(newcomer.device) is not None:
+        if not history and newcomer.device not in state.group.withheld:
+            raise EntryRefused(
+                f"{newcomer.name} belongs already, and has read what there is",
+                "To let it join once more: pair without --no-history.",
+            )
         return
     content = Add(newcomer) if state.group.is_plain else state.group.found.addition(newcomer)
     if content is not None:
         remark = f" ({note})" if note else ""
-        say(state, content, f"{newcomer.name} joined as {newcomer.role}{remark}")
+        how = "" if history else ", without history"
+        say(
+            state,
+            content._replace(history=history),
+            f"{newcomer.name} joined as {newcomer.role}{how}{remark}",
+        )
 
 
 def change_role(state: State, device: bytes, role: str) -> None:
@@ -90,6 +131,8 @@ def change_role(state: State, device: bytes, role: str) -> None:
     if member.role == "admin" and role != "admin":
         _require_another_admin(state, device)
     content = Role(device, role) if state.group.is_plain else state.group.found.change(device, role)
+    if isinstance(content, Add):
+        content = content._replace(history=device not in state.group.withheld)
     say(state, content, f"{member.name} is {role} now")
 
 
@@ -204,7 +247,8 @@ def effect(state: State, item: Entry) -> str:
         case Founding():
             return f"{content.genesis.founder.name} founded the database"
         case Add(newcomer):
-            return f"{newcomer.name} joined as {newcomer.role}"
+            how = "" if content.history else ", without history"
+            return f"{newcomer.name} joined as {newcomer.role}{how}"
         case Recover(newcomer):
             return f"{newcomer.name} is admin, by the recovery key"
         case Role(device, role):
@@ -292,7 +336,11 @@ def _is_confirmed(state: State, device: bytes) -> bool:
 
 
 def record_held(state: State, device: bytes, vector: Mapping[bytes, int]) -> None:
-    """Remember what another device has acknowledged; never less than before."""
+    """Remember what another device has acknowledged; never less than before.
+
+    That somebody has written something which is not here yet is remembered, too: of a few new logs of each device.
+    """
+    _begin_logs(state, vector)
     numbers = {writer.id: writer.number for writer in state.log.writers.values()}
     state.connection.executemany(
         "INSERT INTO crdtlog__held VALUES (?, ?, ?) ON CONFLICT (device, writer) "
@@ -300,6 +348,19 @@ def record_held(state: State, device: bytes, vector: Mapping[bytes, int]) -> Non
         [(device, numbers[writer], seq) for writer, seq in vector.items() if writer in numbers],
     )
     state.connection.execute("UPDATE crdtlog__device SET seen_ms = ? WHERE id = ?", (state.now_ms(), device))
+
+
+def _begin_logs(state: State, vector: Mapping[bytes, int]) -> None:
+    news = [name for name in vector if name not in state.log.writers]
+    if not news:
+        return
+    empty = Counter(device_of(writer.id) for writer in state.log.writers.values() if writer.seq == 0)
+    known = {member.device for member in members(state, removed=True)}
+    for name in news:
+        device = device_of(name)
+        if device in known and empty[device] < _MAX_EMPTY_LOGS:
+            empty[device] += 1
+            state.log.writer(name)
 
 
 def held(state: State) -> dict[bytes, dict[bytes, int]]:

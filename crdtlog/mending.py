@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from crdtlog import clock, document, rowdocs
+from crdtlog.abridged import base
 from crdtlog.catalog import Tracked
 from crdtlog.connection import execute_rows, fetch
 from crdtlog.document import Version
@@ -68,10 +69,13 @@ def mend_all(state: State) -> int:
 
 def differing(state: State) -> Iterator[Mended]:
     """All such rows. Reads the whole log once, if any table has columns that merge, or once merged."""
+    given = base.merged_rows(state)  # more than the log tells
     for tracked, patched in _patched(state):
+        for name in given.get(tracked.table_id, ()):
+            patched.pop(name, None)
         names = "SELECT DISTINCT key FROM crdtlog__merge WHERE tab = ?"
         for (name,) in state.connection.execute(names, (tracked.number,)).fetchall():
-            if name not in patched:
+            if name not in patched and name not in given.get(tracked.table_id, ()):
                 yield Mended(tracked, name, None, RowDocs(), {})
         for name, row in patched.items():
             try:

@@ -14,10 +14,11 @@ from dataclasses import replace
 from crdtlog import entry, kinds
 from crdtlog.entry import Entry
 from crdtlog.errors import AnotherHistory, EntryRefused, Malformed
-from crdtlog.log import Log, Writer
+from crdtlog.log import Log
 from crdtlog.payload import Patch, Section, decode_data, encode_data
 from crdtlog.textnames import Clients, Place
 from crdtlog.versions import Named
+from crdtlog.writers import Writer
 
 
 def read(log: Log, item: Entry, own: Writer) -> Entry:
@@ -25,10 +26,10 @@ def read(log: Log, item: Entry, own: Writer) -> Entry:
     meant = {named: _held(log, item, named) for named in item.context}
     said = [(named.writer, to) for named, to in meant.items() if to.id != named.writer]
     _check_news(item, own, meant)
-    if own.id == item.writer and not said and not log.says_otherwise(own):
+    if own.id == item.writer and not said and not log.called.is_other(own):
         return item
     for name, to in meant.items():
-        log.note_said(own, item.seq, name.writer, to)
+        log.called.note(own, item.seq, name.writer, to, log.writers.get(name.writer))
     translated = replace(item, writer=own.id, context=_context(log, meant, own))
     if item.kind != "data":
         return translated
@@ -93,7 +94,7 @@ class _Names:
         self._log = log
         self._own = own
         self._item = item
-        self._meant = log.said(own, item.seq)
+        self._meant = log.called.by(own, item.seq)
         self._meant[item.writer] = own
 
     def section(self, section: Section) -> Section:

@@ -162,6 +162,8 @@ def join_state(path: Path, home: Home, welcome: Welcome, *, name: str | None) ->
             for identity, table in welcome.tables:
                 tracking.check_identity(welcome.database, identity, table)
                 tracking.check_fit(connection, table)
+                if not welcome.history:
+                    tracking.check_empty(connection, table)
         keys = Keys(home, welcome.database)
         keys.keep(welcome.epochs)
         switch_to_wal(connection, path)
@@ -187,7 +189,10 @@ def _join(
                 members.check_certificate(member)
                 members.put_device(state, member, None, confirmed=False)
             for identity, table in welcome.tables:
-                tracking.add_table(state, identity, table, reconcile_ms=-written_ms)
+                tracking.add_table(state, identity, table, reconcile_ms=-written_ms if welcome.history else 0)
+            if not welcome.history:
+                catalog.set_meta(connection, "awaits", 1)
+                catalog.set_meta(connection, "meeting", welcome.meeting)
             connection.execute("COMMIT")
         except BaseException:
             connection.execute("ROLLBACK")

@@ -18,6 +18,8 @@ MAX_ROWS = 5_000
 TARGET_RAW_BYTES = 4 << 20
 MAX_SECTIONS = 20_000
 MAX_PATCH_KIND = 15
+#: What is left of a data payload of which nothing stands (see `abridged`); no device writes such an entry.
+NOTHING = pack([])
 
 INSERT, UPDATE, DELETE = 0, 1, 2
 

@@ -59,7 +59,7 @@ def known(connection: sqlite3.Connection, point: Point) -> list[bytes]:
 
 
 def note(connection: sqlite3.Connection, point: Point, digest: bytes, signed: bytes) -> None:
-    """Know one more entry at a fork."""
+    """Know one more entry at a fork; its bytes are empty if they are not known."""
     row = (digest, *point, signed)
     connection.execute("INSERT OR IGNORE INTO crdtlog__fork VALUES (?, ?, ?, ?, ?)", row)
 
@@ -104,7 +104,8 @@ def proven(connection: sqlite3.Connection, signed: bytes, digest: bytes) -> byte
     item = entry.decode(entry.split(signed).body)
     point = (item.writer, item.seq, item.previous)
     row = connection.execute(
-        "SELECT signed FROM crdtlog__fork WHERE writer = ? AND seq = ? AND previous = ? AND hash < ? ORDER BY hash",
+        "SELECT signed FROM crdtlog__fork WHERE writer = ? AND seq = ? AND previous = ? AND hash < ? AND signed != x'' "
+        "ORDER BY hash",
         (*point, digest),
     ).fetchone()
     if row is None or len(signed) + len(row[0]) > entry.MAX_RAW_BYTES:

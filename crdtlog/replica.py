@@ -5,7 +5,7 @@ belongs to one thread at a time, opens no socket and starts no thread. Several p
 file: SQLite's write lock orders them, and cached facts are refreshed under it.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -22,12 +22,14 @@ from crdtlog import (
     tracking,
     welcome,
 )
+from crdtlog.abridged import giving, needed
+from crdtlog.abridged.needed import Unsettled
 from crdtlog.accept import Applied
 from crdtlog.device import Device, Home
 from crdtlog.drain import Drained, Drainer
 from crdtlog.epoch_keys import EpochKeys
 from crdtlog.live import Live, each
-from crdtlog.log import Batch
+from crdtlog.log import Batch, LogEntry
 from crdtlog.members import Member
 from crdtlog.membership import Conflict, Newcomer
 from crdtlog.recovery import RecoveryKey
@@ -101,6 +103,8 @@ class Replica:
         instead (`crdtlog_aside`); on one that was removed it is left as it is. Raises `Busy`, `DiskFull`.
         """
         self._state.refresh()
+        if self._state.awaits_snapshot:
+            return Drained(0, 0, False)
         if not self._state.may_write:
             return self._undo_written()
         rotating.before_writing(self._state)
@@ -132,6 +136,10 @@ class Replica:
         self._state.refresh()
         return drain.pending_rows(self._state)
 
+    def must_drain(self, most: int) -> bool:
+        """Whether more than about so many captured changes wait, and can be drained."""
+        return self.pending() > most and not self._state.awaits_snapshot
+
     def apply(self, signed: Sequence[bytes], hold_ms: float = 20) -> Applied:
         """Merge other devices' entries, in the order given, which must be causal; what is captured is drained first.
 
@@ -152,6 +160,8 @@ class Replica:
 
     def caught_up(self) -> None:
         """Tell that everything a first peer had is applied: rows that were here before joining are now taken in."""
+        if self._state.awaits_snapshot:
+            return
         tracking.take_in_what_waited(self._state)
 
     def begin_anew_if_ahead(self, peer_ms: int) -> bool:
@@ -248,13 +258,18 @@ class Replica:
         self._state.refresh()
         return members.members(self._state, removed=True)
 
-    def add_member(self, newcomer: Newcomer, note: str = "") -> None:
+    def add_member(self, newcomer: Newcomer, note: str = "", *, history: bool = True) -> None:
         """Add a device, by an entry of the log; one that belongs already (and lost its file) stays as it is.
 
-        `note` goes into its line of this file's log alone. Raises `EntryRefused` if this device may not add others.
+        `note` goes into its line of this file's log alone. Without `history` it gets the keys of what is written from
+        now on, and what stands now (see `snapshot_parts`). Raises `EntryRefused` if this device may not add others.
         """
+        if not history:
+            self.drain_all()
         with self._state.transaction():
-            members.add(self._state, newcomer, note)
+            members.add(self._state, newcomer, note, history=history)
+            if not history and newcomer.device not in members.recipients(self._state, self._state.epoch):
+                rotating.rotate(self._state)
 
     def change_role(self, device: bytes, role: str) -> None:
         """Have a device do more, or less: `admin`, `writer` or `reader`.
@@ -297,10 +312,60 @@ class Replica:
         self._state.refresh()
         return [] if self._state.group.is_plain else self._state.group.found.conflicts
 
-    def welcome(self) -> bytes:
-        """What a new device needs to join; secret, for the inside of a pairing only."""
+    def welcome(self, device: bytes | None = None) -> bytes:
+        """What a new device needs to join, or that one; secret, for the inside of a pairing only."""
         self._state.refresh()
-        return welcome.encode(members.welcome(self._state))
+        return welcome.encode(members.welcome(self._state, device))
+
+    # --- without history ------------------------------------------------------------------------------------------
+
+    @property
+    def awaits_snapshot(self) -> bool:
+        """Whether this device was let in without history, and has not been given what stands now."""
+        return self._state.awaits_snapshot
+
+    def has_history(self, device: bytes) -> bool:
+        """Whether a device may read what was written before it was let in."""
+        self._state.refresh()
+        return device not in self._state.group.withheld
+
+    def unsettled(self) -> Unsettled:
+        """Of how many rows a device without history would be given earlier values now, and whom that is due to.
+
+        Their last changes may not be known to every device yet, and what those write may need the values.
+        """
+        self._state.refresh()
+        return needed.unsettled(self._state)
+
+    def record_given(self, device: bytes) -> None:
+        """Remember that a device without history says that it was given a snapshot."""
+        self._state.refresh()
+        self.record_held(device, self._state.group.withheld.get(device, {}))
+
+    def must_give(self, device: bytes, vector: Mapping[bytes, int]) -> bool:
+        """Whether a device that holds those entries gets no others before it was given a snapshot."""
+        self._state.refresh()
+        withheld = self._state.group.withheld.get(device, {})
+        return any(seq > vector.get(writer, 0) for writer, seq in withheld.items())
+
+    def without_snapshot(self) -> list[bytes]:
+        """The members that were let in without history and, as far as is known here, were not given a snapshot."""
+        self._state.refresh()
+        if not self._state.group.withheld:
+            return []
+        known = needed.acknowledged(self._state, is_given=False)
+        return [device for device, vector in known.items() if self.must_give(device, vector)]
+
+    def snapshot_parts(self) -> Iterator[LogEntry]:
+        """What a device without history is given instead of the log: signed parts, to be `apply`d there in order.
+
+        They are a log of their own, which nobody stores.
+
+        What is captured is drained first. The file is read until the last part; nothing is written. Raises `Busy`,
+        `TablePaused`.
+        """
+        self.drain_all()
+        return giving.snapshot(self._state)
 
     def addresses(self) -> dict[bytes, list[str]]:
         """Where other devices were last reached, `host:port`, latest first."""

@@ -13,12 +13,12 @@ from crdtlog.device import new_writer
 from crdtlog.entry import Entry
 from crdtlog.group import role_counts
 from crdtlog.holding import accept_entry
-from crdtlog.log import Writer
 from crdtlog.plain_rows import PlainRow, put, rows_now, rows_of
 from crdtlog.rewinding import Rewound, rewind
 from crdtlog.state import State
 from crdtlog.values import Key, same
 from crdtlog.versions import device_of
+from crdtlog.writers import Writer
 
 #: Of some tables' rows: what they were, and what we had made of them.
 Retracted = Mapping[bytes, Sequence[tuple[PlainRow, PlainRow]]]

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from crdtlog import entry, tracking
+from crdtlog.abridged import base
 from crdtlog.apply import apply_sections, author_of
 from crdtlog.catalog import Tracked
 from crdtlog.connection import execute_rows
@@ -40,6 +41,7 @@ def rewind(state: State, position: int) -> list[Rewound]:
 
     Columns have the kinds again that they had. What entries told of tables and devices stays known.
     """
+    base.require_behind(state, position, "rows have to be as they were")
     rewound = [
         Rewound(state.log.ids[number], seq, kind, signed)
         for number, seq, kind, signed in state.connection.execute(
@@ -100,6 +102,7 @@ def _clear(state: State, tracked: Tracked, keys: Iterable[Key]) -> None:
 def _replay(state: State, touched: dict[bytes, _Keys], *, has_schema: bool) -> None:
     """Merge once more what held entries wrote to some rows, which are not there; if wanted, kinds of columns too."""
     contexts: dict[bytes, dict[bytes, int]] = {}
+    base.put_back(state, touched)
     try:
         for position, kind, signed in state.connection.execute(
             f"SELECT l.position, l.kind, l.signed FROM {APPLIED} ORDER BY l.position"
@@ -108,7 +111,7 @@ def _replay(state: State, touched: dict[bytes, _Keys], *, has_schema: bool) -> N
             if item.writer not in contexts:
                 contexts[item.writer] = state.log.before(state.log.writers[item.writer])
             before = contexts[item.writer]
-            if kind == "data":
+            if kind == "data" and position > state.log.given_position:
                 payload = decode_data(item.payload(), item.first_stamp, item.last_stamp)
                 sections = [part for section in payload.sections if (part := _part(state, section, touched))]
                 state.log.horizon = position

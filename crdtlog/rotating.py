@@ -59,8 +59,13 @@ def rotate(state: State) -> None:
     # Those that no other follows; of very many, such that at least the one in use leads on to the past.
     tops = sorted(set(state.epochs) - parents, key=lambda epoch: (epoch != state.epoch, epoch))[:MAX_PARENTS]
     recipients = {member.device: member.receive_key for member in members.members(state)}
+    # Under what is sealed lies all that was sealed before it: so who has no history gets only what it was handed.
+    anew = {device for device in recipients if device in state.group.withheld}
     record, secret = rotation.rotate(
-        state.database, {epoch: state.epochs[epoch] for epoch in tops}, recipients
+        state.database,
+        {epoch: state.epochs[epoch] for epoch in tops},
+        recipients,
+        unsealed=[epoch for epoch in tops if anew and not anew <= members.recipients(state, epoch)],
     )
     state.keys.keep({record.epoch: secret})
     state.epochs[record.epoch] = secret

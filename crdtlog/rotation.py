@@ -8,7 +8,7 @@ knows keys and records; it opens no file and does not decide who is a member.
 
 import hashlib
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from crdtlog.device import Device
@@ -43,12 +43,12 @@ def rotate(
     earlier: Mapping[bytes, bytes],
     recipients: Mapping[bytes, bytes],
     *,
-    history: bool = True,
+    unsealed: Collection[bytes] = (),
 ) -> tuple[Rotate, bytes]:
     """A new epoch after some earlier ones (id → secret), for some devices (id → X25519 key): its record and its secret.
 
-    Without `history`, those who get only this epoch cannot read what was sealed before. A device whose key nobody can
-    encrypt for is left out.
+    Those `unsealed` of the earlier ones do not lie under it: who gets only this epoch cannot read what was sealed
+    before. A device whose key nobody can encrypt for is left out.
     """
     epoch, secret = new_secret()
     wrapped = []
@@ -58,9 +58,11 @@ def rotate(
         except ValueError:
             continue
     sealed = [
-        (before, _seal(secret, database, epoch, before, key)) for before, key in sorted(earlier.items())
+        (before, _seal(secret, database, epoch, before, key))
+        for before, key in sorted(earlier.items())
+        if before not in unsealed
     ]
-    return Rotate(epoch, tuple(sorted(earlier)), tuple(wrapped), tuple(sealed) if history else ()), secret
+    return Rotate(epoch, tuple(sorted(earlier)), tuple(wrapped), tuple(sealed)), secret
 
 
 def secrets_from(
@@ -93,6 +95,18 @@ def secrets_from(
                     found[before] = secret
                     todo.append(before)
     return found
+
+
+def discovery_key(first_epoch_secret: bytes) -> bytes:
+    """The key of a database's discovery ids (32 bytes), from the secret of its first epoch.
+
+    It outlives rotations, so that a member who missed one is still found and can be told. The price: a removed device
+    goes on recognising that some member is near. It learns no more, since TLS refuses it.
+    """
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+    return HKDF(SHA256(), SECRET_BYTES, b"", b"crdtlog discovery").derive(first_epoch_secret)
 
 
 # --- one secret ---------------------------------------------------------------------------------------------------

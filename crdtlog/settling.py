@@ -14,10 +14,10 @@ from crdtlog.apply import CaptureFirst
 from crdtlog.entry import Entry
 from crdtlog.errors import CrdtlogError, Temporary
 from crdtlog.holding import effect
-from crdtlog.log import Writer
 from crdtlog.membership import Seen
 from crdtlog.remembered import WorkFirst
 from crdtlog.state import State, describe, savepoint
+from crdtlog.writers import Writer
 
 
 class Settled(NamedTuple):

@@ -25,10 +25,11 @@ from crdtlog.epochs import Keys
 from crdtlog.errors import CrdtlogError, EntryRefused, NoSuchTable, Untrackable
 from crdtlog.group import Group, role_counts
 from crdtlog.kinds import REGISTER, TEXT, documents
-from crdtlog.log import Log, Writer
+from crdtlog.log import Log
 from crdtlog.remembered import Remembered
 from crdtlog.schema import Places, difference, from_wire, read_table
 from crdtlog.values import unpack
+from crdtlog.writers import Writer
 
 if TYPE_CHECKING:
     from crdtlog.merging import OwnEdit
@@ -229,6 +230,11 @@ class State:
         """Whether what is written here counts elsewhere."""
         return role_counts(self.role(self.device.id))
 
+    @property
+    def awaits_snapshot(self) -> bool:
+        """Whether this device was let in without history, and has not been given what there is now."""
+        return bool(catalog.get_meta(self.connection, "awaits"))
+
     def require_writer(self) -> None:
         """Raise `EntryRefused` if what is written here counts nowhere."""
         role = self.role(self.device.id)
@@ -337,6 +343,11 @@ class State:
         Its context is exactly what is applied here (nothing is pending when anything is applied), so a context never
         claims to have seen what the person had not.
         """
+        if self.awaits_snapshot:
+            raise EntryRefused(
+                "this device has not been given the database's rows yet",
+                f"Run: crdtlog sync {self.path} while an admin's device can be reached.",
+            )
         own = self.writer
         now = self.now_ms()
         if stamps is None:

@@ -9,9 +9,10 @@ import hashlib
 from typing import NamedTuple
 
 from crdtlog.kinds import yjs, yjsnames
-from crdtlog.log import Log, Writer
+from crdtlog.log import Log
 from crdtlog.texts import split_lane, with_lane
 from crdtlog.values import Key, pack
+from crdtlog.writers import Writer
 
 Dot = tuple[bytes, int]
 

@@ -218,6 +218,19 @@ def check_fit(connection: sqlite3.Connection, table: Table) -> None:
         )
 
 
+def check_empty(connection: sqlite3.Connection, table: Table) -> None:
+    """Raise `SchemaRefused` if a table of that name has rows in this file."""
+    try:
+        name = schema.read_table(connection, table.name).name
+    except NoSuchTable:
+        return
+    if connection.execute(f"SELECT 1 FROM {schema.quote(name)} LIMIT 1").fetchone():
+        raise SchemaRefused(
+            f"table {table.name} has rows here, and this device was let in without history",
+            "Join with a file of another name; the rows can be copied over with SQL afterwards.",
+        )
+
+
 def waits_for_consent(reason: str) -> bool:
     """Whether a table is paused because its rows were here before another device began to share one of that name."""
     return reason.startswith(_CONSENT)

@@ -29,6 +29,12 @@ class Named(NamedTuple):
     hash8: bytes
 
 
+def raise_to(vector: dict[bytes, int], other: Mapping[bytes, int]) -> None:
+    """Raise a vector to the maximum of both."""
+    for writer, seq in other.items():
+        vector[writer] = max(seq, vector.get(writer, 0))
+
+
 def device_of(writer: bytes) -> bytes:
     """The device that a writer is an incarnation of."""
     return writer[:DEVICE_BYTES]

@@ -15,6 +15,8 @@ from crdtlog.schema import Table
 from crdtlog.values import check_bytes, pack, unpack
 
 _VERSION = 2
+#: The form that tells a device that it gets no history, which an earlier program cannot do with.
+_VERSION_ANEW = 3
 _MAX_MEMBERS = 10_000
 _MAX_TABLES = 10_000
 
@@ -23,7 +25,8 @@ _MAX_TABLES = 10_000
 class Welcome:
     """The contents of a welcome: `epochs` gives secrets (32 bytes) by id, of them `epoch` is the current one's id.
 
-    `first_epoch` is the id of the one that the database began with.
+    `first_epoch` is the id of the one that the database began with. Without `history`, the device is given a snapshot
+    instead of the log; `meeting` is the key by which members find one another, which others make from the first secret.
     """
 
     genesis: bytes
@@ -32,6 +35,8 @@ class Welcome:
     epochs: dict[bytes, bytes]
     members: list[Newcomer]
     tables: list[tuple[bytes, Table]]
+    history: bool = True
+    meeting: bytes = b""
 
     @property
     def database(self) -> bytes:
@@ -43,13 +48,14 @@ def encode(welcome: Welcome) -> bytes:
     """The bytes to send."""
     return pack(
         [
-            _VERSION,
+            _VERSION if welcome.history else _VERSION_ANEW,
             welcome.genesis,
             welcome.first_epoch,
             welcome.epoch,
             sorted(welcome.epochs.items()),
             [list(member) for member in welcome.members],
             [[identity, schema.to_wire(table)] for identity, table in welcome.tables],
+            *([] if welcome.history else [welcome.meeting]),
         ]
     )
 
@@ -57,9 +63,17 @@ def encode(welcome: Welcome) -> bytes:
 def decode(data: bytes) -> Welcome:
     """The welcome in some bytes, checked. Raises `Malformed`, `SchemaRefused`."""
     parts = unpack(data)
-    if not isinstance(parts, list) or len(parts) != 7 or parts[0] != _VERSION:
-        raise Malformed("a welcome of an unknown form", "Use the same version of crdtlog on both devices.")
-    _, genesis, first_epoch, epoch, epochs, members, tables = parts
+    match parts:
+        case [version, genesis, first_epoch, epoch, epochs, members, tables] if version == _VERSION:
+            meeting, history = b"", True
+        case [version, genesis, first_epoch, epoch, epochs, members, tables, bytes(meeting)] if (
+            version == _VERSION_ANEW and len(meeting) == 32
+        ):
+            history = False
+        case _:
+            raise Malformed(
+                "a welcome of an unknown form", "Use the same version of crdtlog on both devices."
+            )
     if not isinstance(genesis, bytes):
         raise Malformed("a welcome without a founding record")
     membership.decode_genesis(genesis)
@@ -70,7 +84,9 @@ def decode(data: bytes) -> Welcome:
     if not isinstance(members, list) or not 0 < len(members) <= _MAX_MEMBERS:
         raise Malformed("a welcome names between one member and the limit")
     newcomers = [membership.newcomer_from(member) for member in members]
-    return Welcome(genesis, cast(bytes, first_epoch), epoch, secrets, newcomers, _tables(tables))
+    return Welcome(
+        genesis, cast(bytes, first_epoch), epoch, secrets, newcomers, _tables(tables), history, meeting
+    )
 
 
 def _epochs(items: object) -> dict[bytes, bytes]:

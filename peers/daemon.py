@@ -132,7 +132,10 @@ class Commands:
         relays = parse_all(
             map(str, arguments.get("relays") or ()), insecure=arguments.get("insecure_relay") is True
         )
-        return await self._node.pair(_path(arguments), role, show, approve, expires_s, tell, relays, invited)
+        history = arguments.get("history") is not False
+        return await self._node.pair(
+            _path(arguments), role, show, approve, expires_s, tell, relays, invited, history
+        )
 
     async def _stop(self, arguments: Mapping[str, Any], channel: Channel) -> Message:
         asyncio.get_running_loop().call_soon(self._stopping.set)

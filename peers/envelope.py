@@ -33,6 +33,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from crdtlog import errors
+from crdtlog.rotation import discovery_key as discovery_key
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -183,15 +184,6 @@ def _aes_gcm() -> "type[AESGCM]":
 
 
 # --- being recognised ---------------------------------------------------------------------------------------
-
-
-def discovery_key(first_epoch_secret: bytes) -> bytes:
-    """The key of a database's discovery ids, from the secret of its first epoch.
-
-    It outlives rotations, so that a member who missed one is still found and can be told. The price: a
-    removed device goes on recognising that some member is near. It learns no more, since TLS refuses it.
-    """
-    return hkdf(first_epoch_secret, salt=b"", info=b"crdtlog discovery")
 
 
 def slot(now: float) -> int:

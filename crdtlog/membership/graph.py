@@ -276,7 +276,7 @@ class Graph:
                 gives = LEVELS[content.genesis.founder.role]
             case Recover(newcomer):
                 need, subject = OUT, newcomer.device
-            case Add(newcomer, again):
+            case Add(newcomer, again, _):
                 gives = LEVELS[newcomer.role]
                 if again or self._allowed(newcomer.device, past) == OUT:
                     subject = newcomer.device

@@ -21,6 +21,8 @@ _GENESIS_DOMAIN = b"crdtlog genesis"
 _DEVICE_DOMAIN = b"crdtlog device"
 _RECOVERY_DOMAIN = b"crdtlog recovery\0"
 _VERSION = 1
+#: How a record's kind ends that lets a device in without history.
+_ANEW = " without history"
 _MAX_NAME = 200
 _MAX_CERTIFICATE = 4_096
 _MAX_WRAPPED = 1_024
@@ -67,11 +69,12 @@ class Add(NamedTuple):
     """A device joins.
 
     With `again`, it is let in whatever was said about it by those who are no admins in this record's own past, and
-    that this record does not know of.
+    that this record does not know of. Without `history`, it is not to read what was written before this record.
     """
 
     newcomer: Newcomer
     again: bool = False
+    history: bool = True
 
 
 class Role(NamedTuple):
@@ -151,8 +154,8 @@ def encode_content(content: Content) -> bytes:
     match content:
         case Founding(record):
             return pack(["genesis", record])
-        case Add(newcomer, again):
-            return pack(["readmit" if again else "add", list(newcomer)])
+        case Add(newcomer, again, history):
+            return pack([("readmit" if again else "add") + ("" if history else _ANEW), list(newcomer)])
         case Role(device, role):
             return pack(["role", [device, role]])
         case Remove(device):
@@ -179,8 +182,8 @@ def decode_content(raw: bytes) -> Content:
         case ["genesis", bytes(record)]:
             decode_genesis(record)
             return Founding(record)
-        case ["add" | "readmit" as kind, content]:
-            return Add(_newcomer(content), kind == "readmit")
+        case [str(kind), content] if kind.removesuffix(_ANEW) in ("add", "readmit"):
+            return Add(_newcomer(content), kind.startswith("readmit"), not kind.endswith(_ANEW))
         case ["role", [device, role]]:
             check_bytes(device, DEVICE_BYTES, "device")
             return Role(device, _role(role))

@@ -44,7 +44,7 @@ def verify(context: click.Context, file: Path, as_json: bool) -> None:
     if as_json:
         show_json(
             {"ok": found.ok, "state": found.state, "entries": found.entries, "rows": found.rows}
-            | {"problems": found.problems}
+            | {"problems": found.problems, "given": found.given}
             | {
                 "forks": [
                     {
@@ -62,6 +62,11 @@ def verify(context: click.Context, file: Path, as_json: bool) -> None:
     else:
         show_data(f"{'ok' if found.ok else 'not ok'}  state {found.state}")
         say(f"Checked {count(found.entries, 'entry')} and {count(found.rows, 'document')}.")
+        if found.given:
+            say(
+                f"Of {count(found.given, 'entry')} from before this device joined, which has no history, only the "
+                "place in its log could be checked."
+            )
         for fork in forks:
             name = names.get(fork.device, fork.device.hex()[:12])
             others = ", ".join(digest.hex()[:12] for digest in fork.hashes[1:])

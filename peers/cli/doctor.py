@@ -140,7 +140,12 @@ def _belongs(database: "Database") -> Iterator[Finding]:
     me = next(member for member in known if member.device == own)
     others = sum(member.role is not None and member.device != own for member in known)
     what = f"database {database.id.hex()[:16]}, here {me.name}, shared with {count(others, 'device')}"
-    if me.role is not None:
+    if me.role is not None and database.awaits_snapshot:
+        yield Finding(
+            "file", "note", f"{what}: let in without history, and not given yet what there is",
+            f"An admin's device gives it: crdtlog sync {database.path}, while one can be reached.",
+        )  # fmt: skip
+    elif me.role is not None:
         yield Finding("file", "ok", f"{what}{', may only read' if me.role == 'reader' else ''}")
     elif me.removed_by == own:
         yield Finding("file", "note", f"{me.name} has left: nothing of this file is exchanged any more")

@@ -127,13 +127,23 @@ def devices(file: Path, everyone: bool, as_json: bool) -> None:
     with opened(file) as database:
         known, own = database.devices(), database.device.id
         seen = _seen(database)
+        anew = {member.device for member in known if not database.has_history(member.device)}
     names = names_of(known)
     shown = [member for member in known if everyone or member.role is not None]
     if as_json:
-        show_json({"devices": [_json(member, seen, own) for member in shown]})
+        show_json(
+            {
+                "devices": [
+                    _json(member, seen, own) | {"history": member.device not in anew} for member in shown
+                ]
+            }
+        )
     else:
         header = ("DEVICE", "ROLE", "ID", "ADDED BY", "LAST WRITE (UTC)", "LAST SEEN (UTC)")
-        show_table(header, [_line(member, names, seen, own) for member in shown])
+        show_table(
+            header,
+            [_line(member, names, seen, own, has_history=member.device not in anew) for member in shown],
+        )
     for member in known:
         if member.device == own and member.role is None:
             say(f"This device, {visible(member.name)}, {visible(_gone(member, names))}: it belongs no more.")
@@ -159,13 +169,20 @@ def _json(member: "Member", seen: dict[bytes, dict[str, Any]], own: bytes) -> di
 
 
 def _line(
-    member: "Member", names: dict[bytes, str], seen: dict[bytes, dict[str, Any]], own: bytes
+    member: "Member",
+    names: dict[bytes, str],
+    seen: dict[bytes, dict[str, Any]],
+    own: bytes,
+    *,
+    has_history: bool,
 ) -> tuple[str, ...]:
     is_self = member.device == own
     row = seen[member.device]
     return (
         f"{member.name} (this device)" if is_self else member.name,
-        member.role or _gone(member, names),
+        _gone(member, names)
+        if member.role is None
+        else member.role + ("" if has_history else ", no history"),
         _short(member.device),
         _came(member, names),
         moment(row["last_write"]),

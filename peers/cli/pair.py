@@ -4,6 +4,7 @@ Knows whom to ask to open a code: the daemon if one runs in this home, otherwise
 Must not know how pairing works. Inviting another person is pairing with a name beside it, which stays on this side.
 """
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,15 +13,22 @@ import click
 
 from peers.cli.arguments import check_role, file_argument, json_option, network_options, yes_option
 from peers.cli.files import opened
-from peers.cli.output import say, show_data, show_json, visible, warn
+from peers.cli.output import count, say, show_data, show_json, visible, warn
 from peers.cli.settings import network
 
 if TYPE_CHECKING:
-    from crdtlog import Home
+    from crdtlog import Database, Home
     from peers.cli.person import Invitation
     from peers.cli.settings import Network
 
 _MAX_PERSON_CHARACTERS = 100
+
+_history_option = click.option(
+    "--history/--no-history",
+    default=True,
+    show_default=True,
+    help="Whether the device may read what was overwritten or deleted before it joins.",
+)
 
 
 @click.command()
@@ -32,14 +40,19 @@ _MAX_PERSON_CHARACTERS = 100
     metavar="ROLE",
     help="What it may do: admin, writer or reader.",
 )
+@_history_option
 @yes_option("Approve whoever gives the code, for scripts.")
 @network_options("relays", "insecure_relay")
-def pair(file: Path, role: str, yes: bool, relays: tuple[str, ...], insecure_relay: bool | None) -> None:
+def pair(
+    file: Path, role: str, history: bool, yes: bool, relays: tuple[str, ...], insecure_relay: bool | None
+) -> None:
     """Let one more device share FILE: print a code, and wait until the device has joined with it.
 
     The code stands alone on the first line of the output. It is good for one device, one guess and ten minutes, in the
     local network and through the file's relays. An admin may let in others and change the group, a writer may only
     write, a reader may only read.
+
+    With --no-history the device gets what stands now, and nothing that was overwritten or deleted before.
 
     \b
     Examples:
@@ -49,7 +62,7 @@ def pair(file: Path, role: str, yes: bool, relays: tuple[str, ...], insecure_rel
     """
     from peers.cli.person import Invitation
 
-    _let_in(file, Invitation(role, yes=yes), relays, insecure_relay)
+    _let_in(file, Invitation(role, yes=yes, history=history), relays, insecure_relay)
 
 
 @click.command()
@@ -64,10 +77,17 @@ def pair(file: Path, role: str, yes: bool, relays: tuple[str, ...], insecure_rel
 @click.option(
     "--name", "person", default="", metavar="NAME", help="Whom you invite; shown when you are asked."
 )
+@_history_option
 @yes_option("Approve whoever gives the code, for scripts.")
 @network_options("relays", "insecure_relay")
 def share(
-    file: Path, role: str, person: str, yes: bool, relays: tuple[str, ...], insecure_relay: bool | None
+    file: Path,
+    role: str,
+    person: str,
+    history: bool,
+    yes: bool,
+    relays: tuple[str, ...],
+    insecure_relay: bool | None,
 ) -> None:
     """Invite another person to share FILE: as crdtlog pair, with a role that lets nobody else in.
 
@@ -78,6 +98,7 @@ def share(
     Examples:
         crdtlog share notes.db --name Anna
         crdtlog share notes.db --role reader --name "the printer's office"
+        crdtlog share notes.db --name Anna --no-history
     """
     from crdtlog.errors import Usage
     from peers.cli.person import Invitation
@@ -87,7 +108,7 @@ def share(
             f"a person's name is printable, and has {_MAX_PERSON_CHARACTERS} characters at most",
             "Use a shorter one.",
         )
-    invitation = Invitation(role, yes=yes, shares=True, person=person.strip())
+    invitation = Invitation(role, yes=yes, shares=True, person=person.strip(), history=history)
     _let_in(file, invitation, relays, insecure_relay)
 
 
@@ -97,13 +118,33 @@ def _let_in(
     from crdtlog import Home
 
     check_role(invitation.role)
-    with opened(file):
-        pass  # not a database, or another device's: said before a code is made
     home = Home.default()
+    with opened(file) as database:  # not a database, or another device's: said before a code is made
+        if not invitation.history:
+            _tell_what_goes_along(database, home)
     chosen = network(home, relays=relays, insecure_relay=insecure_relay)
     device = _by_daemon(home, chosen, file, invitation) or _by_ourselves(home, chosen, file, invitation)
     invited = f", invited as {invitation.person}" if invitation.person else ""
     say(f"{visible(device['name'])} has joined as {device['role']}{invited}.")
+
+
+def _tell_what_goes_along(database: "Database", home: "Home") -> None:
+    """Of which rows earlier values go along with what stands, and why."""
+    from crdtlog.errors import DaemonUnavailable
+    from peers.control import Client
+
+    with contextlib.suppress(DaemonUnavailable), Client.connect(home) as client:
+        client.request("status")  # which has it write down what others have told a moment ago
+    database.drain_all()
+    unsettled = database.unsettled()
+    if not unsettled.rows:
+        return
+    names = {member.device: visible(member.name) for member in database.members()}
+    behind = " and ".join(names.get(device, device.hex()[:12]) for device in unsettled.devices)
+    say(
+        f"Of {count(unsettled.rows, 'row')} earlier values go along: they have changed, and {behind} may not have that "
+        "yet. To leave them out, let all devices sync first, or remove one that is gone for good."
+    )
 
 
 def _by_daemon(
@@ -123,6 +164,7 @@ def _by_daemon(
             "path": str(file.absolute()),
             "role": invitation.role,
             "invited": invitation.person,
+            "history": invitation.history,
             "relays": chosen.relays,
             "insecure_relay": chosen.insecure_relay,
         }
@@ -172,6 +214,7 @@ def _by_ourselves(home: "Home", chosen: "Network", file: Path, invitation: "Invi
         tell=tell,
         options=options,
         invited=invitation.person,
+        history=invitation.history,
     )
     return dict(asyncio.run(pairing)["device"])
 

@@ -16,12 +16,16 @@ from peers.cli.output import is_terminal, say, show_data, visible, warn
 
 
 class Invitation(NamedTuple):
-    """Whom a code is for: the role, whether to ask at all (`yes`), and whether it is another person, and who."""
+    """Whom a code is for: the role, whether to ask at all (`yes`), whether it is another person, and who.
+
+    Without `history` the device gets nothing that was written before.
+    """
 
     role: str
     yes: bool = False
     shares: bool = False
     person: str = ""
+    history: bool = True
 
 
 def show_code(code: str, address: str | None, file: Path, invitation: Invitation) -> None:
@@ -45,6 +49,8 @@ def show_code(code: str, address: str | None, file: Path, invitation: Invitation
 def approves(name: str, fingerprint: str, invitation: Invitation) -> bool:
     """Ask whether the device of this name and fingerprint may join; without anybody to answer it may not."""
     who, as_role = visible(name), f" as {invitation.role}" if invitation.shares else ""
+    if not invitation.history:
+        as_role += " without history"
     if invitation.person:
         who = f"Invited as {invitation.person}: device {who}"
     say(f"{who} wants to join{as_role}. Its fingerprint is {visible(fingerprint)}")

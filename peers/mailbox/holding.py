@@ -6,7 +6,7 @@ as a whole: that is at worst some more to upload.
 """
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from crdtlog.errors import Malformed
 from crdtlog.values import check_ints
@@ -21,8 +21,15 @@ class Holding:
     def __init__(self) -> None:
         self._runs: dict[bytes, list[list[int]]] = {}
         self._vector: dict[bytes, int] | None = {}
+        self._spared: Mapping[bytes, int] = {}
         self.changes = 0
         """Counts what was noted or lost."""
+
+    def spare(self, vector: Mapping[bytes, int]) -> None:
+        """The entries up to these do not belong into the mailbox, and count as being there."""
+        if vector != self._spared:
+            self._spared = dict(vector)
+            self._changed()
 
     def note(self, writer: bytes, seq: int, index: int) -> bool:
         """The entry is in the mailbox, at that index; False if that was known."""
@@ -44,6 +51,8 @@ class Holding:
 
     def has(self, writer: bytes, seq: int) -> bool:
         """Whether the entry is known to be there."""
+        if seq <= self._spared.get(writer, 0):
+            return True
         runs = self._runs.get(writer, [])
         place = bisect_right(runs, [seq, MAX_SEQ, MAX_SEQ])
         return place > 0 and seq <= runs[place - 1][1]
@@ -55,7 +64,10 @@ class Holding:
     def vector(self) -> Mapping[bytes, int]:
         """Of each log, up to which entry it is there without a gap from the first."""
         if self._vector is None:
-            self._vector = {writer: _reach(runs) for writer, runs in self._runs.items()}
+            self._vector = {
+                writer: _reach(self._runs.get(writer, ()), self._spared.get(writer, 0))
+                for writer in self._runs.keys() | self._spared.keys()
+            }
         return self._vector
 
     def lose_before(self, index: int) -> None:
@@ -95,12 +107,12 @@ class Holding:
         self.changes += 1
 
 
-def _reach(runs: list[list[int]]) -> int:
-    reached = 0
+def _reach(runs: Iterable[Sequence[int]], spared: int) -> int:
+    reached = spared
     for first, last, _ in runs:
-        if first != reached + 1:
+        if first > reached + 1:
             break
-        reached = last
+        reached = max(reached, last)
     return reached
 
 

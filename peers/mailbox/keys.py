@@ -7,6 +7,7 @@ an epoch's secret finds the mailbox, opens it and reads it, and nobody else can 
     seed of a pair's mailbox     HKDF(X25519 of their receiving keys, salt "", info "crdtlog pairwise mailbox 1"
                                  + database id + both device ids, the lower first)
     a pair's secret              the same with "crdtlog pairwise secret 1"
+    for another purpose          each with " " and the purpose behind it
 """
 
 from typing import NamedTuple
@@ -57,8 +58,10 @@ def epoch_mailbox(database: bytes, epoch: bytes, secret: bytes) -> Mailbox:
     return Mailbox(MailboxKey.of(seed), epoch, secret)
 
 
-def pairwise_mailbox(database: bytes, own: Device, other: bytes, receive_key: bytes) -> Mailbox:
-    """The mailbox of this device and another one (its id and X25519 key); both derive the same.
+def pairwise_mailbox(
+    database: bytes, own: Device, other: bytes, receive_key: bytes, purpose: bytes = b""
+) -> Mailbox:
+    """The mailbox of this device and another one (its id and X25519 key); both derive the same, for each purpose.
 
     Raises `Malformed` for a key with which nothing can be agreed.
     """
@@ -69,6 +72,7 @@ def pairwise_mailbox(database: bytes, own: Device, other: bytes, receive_key: by
     except ValueError:
         raise Malformed("a receiving key with which no secret can be agreed") from None
     pair = database + b"".join(sorted((own.id, other)))
-    secret = envelope.hkdf(shared, salt=b"", info=_PAIR_SECRET_INFO + pair)
-    seed = envelope.hkdf(shared, salt=b"", info=_PAIR_INFO + pair)
+    what = pair + (b" " + purpose if purpose else b"")
+    secret = envelope.hkdf(shared, salt=b"", info=_PAIR_SECRET_INFO + what)
+    seed = envelope.hkdf(shared, salt=b"", info=_PAIR_INFO + what)
     return Mailbox(MailboxKey.of(seed), epoch_id(secret), secret)

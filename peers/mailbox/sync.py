@@ -79,6 +79,10 @@ class MailboxSync:
             self._load(saved)
         self.uploads = Uploads(mailbox, self._holding, random)
 
+    def spare(self, vector: Mapping[bytes, int]) -> None:
+        """The entries up to these do not belong into the mailbox: not all who read there may read them."""
+        self._holding.spare(vector)
+
     # --- the relay's answers --------------------------------------------------------------------------------------
 
     def opened(self, life: bytes, first: int, last: int) -> bool:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 from crdtlog import database
@@ -54,9 +55,11 @@ PAUSED_RETRY_SECONDS = 30.0
 class Facts(NamedTuple):
     """What a file holds after the last hold of its lock: log ends, members, its writer and epochs (current first).
 
-    `removed` are the devices that do not belong any more, `first_secret` is that of the database's first epoch,
+    `removed` are the devices that do not belong any more, `meeting` is the key by which members find one another,
     `is_safe` whether nobody removed knows the current one's.
-    `unconfirmed` are the hashes of own entries that others cannot know, if the file is in order.
+    `unconfirmed` are the hashes of own entries that others cannot know, if the file is in order. `awaits_snapshot` says
+    that this device was let in without history and has nothing yet; `spared` what does not belong into an epoch's
+    mailbox.
     """
 
     heads: Mapping[bytes, Head]
@@ -64,10 +67,12 @@ class Facts(NamedTuple):
     removed: tuple[Member, ...]
     writer: bytes
     epochs: Mapping[bytes, bytes]
-    first_secret: bytes | None
+    meeting: bytes
     is_safe: bool
     unconfirmed: Mapping[int, bytes]
     forks: tuple[Fork, ...]
+    awaits_snapshot: bool = False
+    spared: Mapping[bytes, Mapping[bytes, int]] = MappingProxyType({})
 
 
 class SharedFile:
@@ -214,7 +219,7 @@ class SharedFile:
         """
         while signed:
             applied = await self.hold(
-                lambda engine: None if engine.pending() > MANY_PENDING else engine.apply(signed, HOLD_MS),
+                lambda engine: None if engine.must_drain(MANY_PENDING) else engine.apply(signed, HOLD_MS),
                 on_unheard,
             )
             if applied is None:
@@ -380,10 +385,12 @@ def _facts(engine: Database) -> Facts:
         tuple(device for device in devices if device.role is None),
         engine.writer,
         engine.epochs(),
-        engine.epoch_keys.first,
+        engine.epoch_keys.meeting,
         engine.epoch_keys.is_safe,
         engine.unconfirmed(),
         tuple(engine.forks()),
+        engine.awaits_snapshot,
+        engine.epoch_keys.spared(),
     )
 
 

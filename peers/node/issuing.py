@@ -50,6 +50,8 @@ class OpenCode:
     result: asyncio.Future[dict[str, Any]]
     invited: str = ""
     """The person for whom the code is, as this side's log should name them; empty if nobody was named."""
+    history: bool = True
+    """Whether the device may read what was written before."""
     why_not: CrdtlogError | None = None
     """Why the device that was let in has not taken the database."""
 
@@ -67,7 +69,14 @@ class Issuing:
 
     @contextlib.contextmanager
     def _opened(
-        self, sharing: Sharing, role: str, approve: ApproveDevice, tell: Tell, expires_s: float, invited: str
+        self,
+        sharing: Sharing,
+        role: str,
+        approve: ApproveDevice,
+        tell: Tell,
+        expires_s: float,
+        invited: str,
+        history: bool,
     ) -> Iterator[OpenCode]:
         code = make_code(os.urandom)
         if len(self._open) >= MAX_NAMEPLATE:
@@ -76,7 +85,7 @@ class Issuing:
             code = make_code(os.urandom)
         offer = Offer(code, time.time() + expires_s)
         result = asyncio.get_running_loop().create_future()
-        opened = OpenCode(offer, sharing, role, approve, tell, result, invited)
+        opened = OpenCode(offer, sharing, role, approve, tell, result, invited, history)
         self._open[code.nameplate] = opened
         try:
             yield opened
@@ -94,15 +103,17 @@ class Issuing:
         tell: Tell,
         expires_s: float = CODE_SECONDS,
         invited: str = "",
+        history: bool = True,
     ) -> dict[str, Any]:
         """Open a code, and return when a device has joined with it: its id, name, role and fingerprint, and
         whether it came through a relay (`relayed`).
 
-        `invited` is a person's name, for the line of this side's log. Raises `PairingFailed` (a wrong guess, not
+        `invited` is a person's name, for the line of this side's log; without `history` the device gets nothing that
+        was written before. Raises `PairingFailed` (a wrong guess, not
         approved, expired), `EntryRefused` (this device may not add others).
         """
         _require_admin(sharing)
-        with self._opened(sharing, role, approve, tell, expires_s, invited) as opened:
+        with self._opened(sharing, role, approve, tell, expires_s, invited, history) as opened:
             await show(opened.offer.code)
             await asyncio.wait([opened.result], timeout=expires_s)
             if opened.offer.state in (OfferState.USED, OfferState.IN_USE):
@@ -201,7 +212,8 @@ class _Conversation:
         newcomer = Newcomer(asked.name, asked.role, asked.sign_key, asked.receive_key, asked.certificate)
         try:
             note = f"invited as {self._opened.invited}" if self._opened.invited else ""
-            welcome = await file.hold(lambda engine: _added(engine, newcomer, note))
+            history = self._opened.history
+            welcome = await file.hold(lambda engine: _added(engine, newcomer, note, history=history))
             self._opened.sharing.relays.poke()  # the new device may know no other way to what is here
             relays = [address.text for address in self._opened.sharing.relays.addresses]
             return self._machine.approve(welcoming.packed(welcome, relays), time.time())
@@ -251,6 +263,6 @@ def _require_admin(sharing: Sharing) -> None:
         raise EntryRefused("this device may not add others", "Run `crdtlog pair` on an admin's device.")
 
 
-def _added(engine: Database, newcomer: Newcomer, note: str) -> bytes:
-    engine.add_member(newcomer, note)
-    return engine.welcome()
+def _added(engine: Database, newcomer: Newcomer, note: str, *, history: bool) -> bytes:
+    engine.add_member(newcomer, note, history=history)
+    return engine.welcome(newcomer.device)

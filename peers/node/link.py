@@ -25,6 +25,7 @@ from crdtlog.errors import (
 from crdtlog.log import Batch
 from crdtlog.versions import Head
 from peers import envelope
+from peers.node import giving
 from peers.node.files import SharedFile
 from peers.node.transport import Wire
 from peers.node.wording import sentences, unacceptable
@@ -107,6 +108,8 @@ class Link:
         self._place = place
         self._owner = owner
         self._session = self._new_session()
+        self._giving: giving.Snapshot | None = None
+        self._given = 0
         self._unsent: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._unsent_bytes = 0
         self._has_room = asyncio.Event()
@@ -140,6 +143,8 @@ class Link:
             for task in (*tasks, *self._tasks):
                 task.cancel()
             await asyncio.gather(*tasks, *self._tasks, return_exceptions=True)
+            if self._giving is not None:
+                self._giving.close()
             await self.wire.close()
         return self.ended
 
@@ -305,11 +310,34 @@ class Link:
             batch = engine.entries_after(fetch.after_position, fetch.lacking, fetch.max_bytes)
             return batch if engine.confirm() else None  # what is sent must be marked before (R11)
 
-        batch = await self._file.run(read)
+        try:
+            if self._giving is not None or await self._file.run(
+                lambda engine: engine.must_give(self.device, fetch.lacking)
+            ):
+                batch = await self._give(fetch.max_bytes)
+            else:
+                batch = await self._file.run(read)
+        except CrdtlogError as error:
+            self._perform(self._session.stop(sentences(error, error.hint)))
+            return
         if batch is None:
             self._finish(Close("This file was restored from a backup, or copied.", False, Code.RESTORED))
             return
         self._perform(self._session.fetched(batch.entries, batch.position, batch.end, time.time()))
+
+    async def _give(self, max_bytes: int) -> Batch | None:
+        """Parts of a snapshot, for a device that was let in without history; none from one that is no admin."""
+        own = self._file.device.id
+        if not any(member.device == own and member.role == "admin" for member in self._file.facts.members):
+            return Batch([], 0, True)
+        if self._giving is None:
+            self._giving = await giving.snapshot(self._file)
+            self._given = 0
+        if self._giving is None:
+            return None
+        batch = self._giving.batch(self._given, max_bytes)
+        self._given = batch.position
+        return batch._replace(position=0)
 
     async def _look(self, number: int, asked: Mapping[bytes, tuple[int, ...]]) -> None:
         found = await self._file.run(lambda engine: engine.hashes(asked))

@@ -17,7 +17,6 @@ from typing import Any
 from crdtlog import device as devices
 from crdtlog.device import Home
 from crdtlog.errors import CrdtlogError, NotInitialised, Usage
-from peers.envelope import discovery_key
 from peers.identity import load_identity, server_context, trust
 from peers.node import known, syncing
 from peers.node.discovery import Discovery, Sighting, own_hosts
@@ -222,11 +221,7 @@ class Node:
     async def _announce(self) -> None:
         if self._discovery is None:
             return
-        keys = {
-            sharing.file.database: discovery_key(secret)
-            for sharing in self._sharings.values()
-            if (secret := sharing.file.facts.first_secret) is not None
-        }
+        keys = {sharing.file.database: sharing.file.facts.meeting for sharing in self._sharings.values()}
         await self._discovery.announce(keys, self.port, self._hosts() if self._listener is not None else None)
 
     def _hosts(self) -> list[str]:
@@ -260,6 +255,7 @@ class Node:
         tell: Tell = tell_nobody,
         relays: Sequence[RelayAddress] = (),
         invited: str = "",
+        history: bool = True,
     ) -> dict[str, Any]:
         """Open a code for a file, and return when a device has joined with it; see `Issuing.pair`.
 
@@ -288,7 +284,14 @@ class Node:
         hosts: list[Host] = []
         try:
             device = await self._issuing.pair(
-                sharing, role, show=show, approve=approve, tell=tell, expires_s=expires_s, invited=invited
+                sharing,
+                role,
+                show=show,
+                approve=approve,
+                tell=tell,
+                expires_s=expires_s,
+                invited=invited,
+                history=history,
             )
         finally:
             await asyncio.gather(*(host.close() for host in hosts))

@@ -32,6 +32,7 @@ from peers.mailbox.keys import Mailbox, epoch_mailbox
 from peers.mailbox.sync import BATCH_BYTES, MailboxSync
 from peers.mailbox.uploads import Due, Upload
 from peers.node.files import Facts, SharedFile
+from peers.node.giving_by_relay import ByRelay
 from peers.node.handing import hand_over
 from peers.node.relay_address import RelayAddress
 from peers.node.wording import sentences
@@ -110,6 +111,7 @@ class RelayLink:
         self._told: str | None = None
         self._stalled: str | None = None
         self._task: asyncio.Task[None] | None = None
+        self._snapshots = ByRelay(file)
 
     def start(self) -> None:
         """Begin to connect."""
@@ -130,6 +132,8 @@ class RelayLink:
         """The file's log grew, or its members or epochs changed."""
         if tuple(before.epochs) != tuple(after.epochs):
             self._epochs_changed.set()
+        if before.members != after.members:
+            self._snapshots.members_changed()
         self._wake()
 
     def poke(self) -> None:
@@ -161,6 +165,7 @@ class RelayLink:
             self.is_connected
             and self._is_admitted
             and self._is_handed_over
+            and not self._file.facts.awaits_snapshot
             and all(map(self._is_read, self._boxes.values()))
         )
 
@@ -232,6 +237,7 @@ class RelayLink:
         """Tend all mailboxes until the connection ends, which raises."""
         tasks: dict[bytes, asyncio.Task[None]] = {}
         handing = asyncio.create_task(asyncio.sleep(0))
+        snapshots = asyncio.create_task(self._snapshots.run(client))
         try:
             await handing
             while True:
@@ -247,13 +253,15 @@ class RelayLink:
                         tasks[epoch] = asyncio.create_task(self._attend(client, box))
                 news = asyncio.create_task(self._epochs_changed.wait())
                 try:
-                    done, _ = await asyncio.wait((news, *tasks.values()), return_when=asyncio.FIRST_COMPLETED)
+                    done, _ = await asyncio.wait(
+                        (news, snapshots, *tasks.values()), return_when=asyncio.FIRST_COMPLETED
+                    )
                 finally:
                     news.cancel()
                 for task in done - {news}:
                     task.result()
         finally:
-            await _ended([handing, *tasks.values()])
+            await _ended([handing, snapshots, *tasks.values()])
 
     async def _hand_over(self, client: Client) -> None:
         done: bytes | None = None
@@ -336,6 +344,8 @@ class RelayLink:
 
     async def _settle(self, box: _Box) -> None:
         """Deal with all entries that were read, as far as they can be."""
+        if self._file.facts.awaits_snapshot:
+            return
         while True:
             facts = self._file.facts
             dots = box.sync.unchecked(facts.heads)
@@ -401,6 +411,7 @@ class RelayLink:
             if self._is_hurried and box.must_reach is None and box.sync.is_at_end:
                 # What others appended a moment ago may not have been pushed yet.
                 box.must_reach = (await client.open(box.mailbox.key)).last
+            box.sync.spare(self._file.facts.spared.get(box.mailbox.epoch, {}))
             if self._heads(box) is not None:
                 await self._upload_or_pause(client, box)
             await self._save_soon(box)

@@ -44,6 +44,7 @@ PROCESS_BYTES = 16
 
 REMOVED = "This device was removed from the database there: it gets nothing new any more."
 RENAMED = "A log was forked, and both sides must know how its parts are called."
+GIVEN = "This device was given what there is, and goes on like all others."
 DUPLICATE = "Another connection between the two devices is kept."
 _FAULTS = frozenset(
     {Code.VIOLATION, Code.WINDOW, Code.FLOOD, Code.TOO_LARGE, Code.ENTRY_REFUSED, Code.IDENTITY}
@@ -195,6 +196,9 @@ class Sharing:
             self._on_members()
         if before.forks != after.forks:
             self._forked(before, after)
+        if before.awaits_snapshot and not after.awaits_snapshot:
+            for link in list(self._running):
+                link.stop(GIVEN)
         if before.heads != after.heads:
             for link in list(self._running):
                 link.appended(after.heads)

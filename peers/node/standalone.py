@@ -20,6 +20,7 @@ NEWCOMER_SECONDS = 15.0
 """How long a new device may take to come back for the rows."""
 UPLOAD_SECONDS = 300.0
 """So long what a relay lacks may take to be uploaded."""
+GIVEN_POLL_SECONDS = 0.5
 LEAVING_SECONDS = 3.0
 """A device that is equal is given this long for more, such as rows it had before it joined."""
 
@@ -73,18 +74,25 @@ async def pair_once(
     options: Options | None = None,
     expires_s: float = CODE_SECONDS,
     invited: str = "",
+    history: bool = True,
     log: Callable[[str], None] = _silent,
 ) -> dict[str, Any]:
     """Open a code, wait for a device to join with it, and go on serving it until it has all rows.
 
-    `invited` is a person's name, for the line of this side's log.
+    `invited` is a person's name, for the line of this side's log; without `history` the device gets nothing that was
+    written before.
     """
     async with node_for(path, home, options or Options(), log) as node:
-        paired = await node.pair(path, role, show_code, approve, expires_s, tell, invited=invited)
+        paired = await node.pair(
+            path, role, show_code, approve, expires_s, tell, invited=invited, history=history
+        )
         sharing = node.sharing(path)
         works = [_upload_all(sharing)]
+        newcomer = bytes.fromhex(paired["device"]["id"])
         if not paired["device"]["relayed"]:
-            works.append(_serve_newcomer(sharing, bytes.fromhex(paired["device"]["id"])))
+            works.append(_serve_newcomer(sharing, newcomer))
+        elif not history:
+            works.append(_give_newcomer(sharing, newcomer))
         await asyncio.gather(*works)
         return paired
 
@@ -95,6 +103,14 @@ async def _upload_all(sharing: Sharing) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(UPLOAD_SECONDS):
             await sharing.wait_for(lambda: sharing.relays.is_settled)
+
+
+async def _give_newcomer(sharing: Sharing, device: bytes) -> None:
+    """Stay until a device without history says that it was given a snapshot: nobody else may be there to give one."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(UPLOAD_SECONDS):
+            while device in await sharing.file.run(lambda engine: engine.without_snapshot()):
+                await asyncio.sleep(GIVEN_POLL_SECONDS)
 
 
 async def _serve_newcomer(sharing: Sharing, device: bytes) -> None:

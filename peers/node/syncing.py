@@ -68,7 +68,12 @@ def _state(sharing: Sharing, device: bytes) -> dict[str, Any]:
     if (link is not None and link.is_equal) or device in sharing.know_we_left:
         return {**named, "state": "equal", "why": None}
     if link is not None:
-        return {**named, "state": "behind", "why": link.stalled or "not done in the time given"}
+        waits = (
+            "an admin's device has to give this one what there is"
+            if sharing.file.facts.awaits_snapshot
+            else ""
+        )
+        return {**named, "state": "behind", "why": link.stalled or waits or "not done in the time given"}
     if sharing.relays.is_exchanged:
         return {**named, "state": "relay", "why": None}
     error = sharing.dialer.why_unreachable(device)

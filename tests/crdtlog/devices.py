@@ -55,11 +55,12 @@ class World:
                     db.track(table)
         return db
 
-    def join(self, name: str, by: Database) -> Database:
+    def join(self, name: str, by: Database, role: str = "admin", *, history: bool = True) -> Database:
         """One more device, added by an admin's, without any entries yet."""
         device = load_device(self.home(name).prepare(), name=name)
-        by.add_member(members.newcomer_of(device, "admin"))
-        db = self.open[name] = crdtlog.adopt(self.path(name), by.welcome(), home=self.home(name), name=name)
+        by.add_member(members.newcomer_of(device, role), history=history)
+        welcome = by.welcome(device.id)
+        db = self.open[name] = crdtlog.adopt(self.path(name), welcome, home=self.home(name), name=name)
         return db
 
     def reopen(self, name: str) -> Database:
@@ -167,8 +168,15 @@ def apply_all(target: Database, entries: Sequence[bytes], hold_ms: float = 20) -
 
 
 def send(source: Database, target: Database) -> int:
-    """One direction: what the source has captured is drained, what the target lacks is applied there."""
+    """One direction: what the source has captured is drained, what the target lacks is applied there.
+
+    A device that was let in without history gets a snapshot first, from an admin.
+    """
     source.drain_all()
+    if source.must_give(target.device.id, {writer: head.seq for writer, head in target.heads().items()}):
+        if not any(m.role == "admin" and m.device == source.device.id for m in target.members()):
+            return 0
+        apply_all(target, [part.signed for part in source.snapshot_parts()])
     return apply_all(target, lacking(source, target))
 
 

@@ -52,7 +52,7 @@ def chain(length: int, *, history: bool = True) -> tuple[list[Rotate], dict[byte
     for number in range(length):
         whom = keys(ANT, BEE, CAT) if number == length - 1 else keys(ANT, BEE)
         last = records[-1].epoch if records else first
-        record, secret = rotate(DATABASE, {last: known[last]}, whom, history=history)
+        record, secret = rotate(DATABASE, {last: known[last]}, whom, unsealed=[] if history else [last])
         records.append(record)
         known[record.epoch] = secret
     return records, known

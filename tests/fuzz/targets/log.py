@@ -131,7 +131,18 @@ def _record() -> Subject:
         membership.decode_content,
         (Malformed,),
         MSGPACK,
-        words=[b"add", b"readmit", b"genesis", b"admin", b"writer", b"reader", b"role", b"remove", b"rotate"],
+        words=[
+            b"add",
+            b"readmit",
+            b"genesis",
+            b"admin",
+            b"writer",
+            b"reader",
+            b"role",
+            b"remove",
+            b"rotate",
+            b" without history",
+        ],
         write=membership.encode_content,
     )
 
@@ -140,7 +151,10 @@ def _rotation() -> Subject:
     """A rotation by whoever may write, read by a device that it is wrapped for."""
     held = {rotation.epoch_id(secret): secret for secret in (b"s" * 32, b"t" * 32)}
     keys = {device.id: device.public.receive_key for device in (LAPTOP, PHONE)}
-    made = [rotation.rotate(DATABASE, held, keys)[0], rotation.rotate(DATABASE, held, keys, history=False)[0]]
+    made = [
+        rotation.rotate(DATABASE, held, keys)[0],
+        rotation.rotate(DATABASE, held, keys, unsealed=list(held))[0],
+    ]
 
     def read(raw: bytes) -> dict[bytes, bytes]:
         content = membership.decode_content(raw)
@@ -163,6 +177,8 @@ def records() -> list[Content]:
         Founding(GENESIS),
         Add(newcomer(PHONE, "writer")),
         Add(newcomer(PHONE, "reader"), again=True),
+        Add(newcomer(PHONE, "writer"), history=False),
+        Add(newcomer(PHONE, "reader"), again=True, history=False),
         Role(PHONE.id, "reader"),
         Remove(PHONE.id),
         Seen(),
@@ -178,6 +194,11 @@ def _welcome() -> Subject:
     seeds = [
         welcome.encode(Welcome(GENESIS, b"e" * 16, b"f" * 16, epochs, members, descriptions)),
         welcome.encode(Welcome(GENESIS, b"e" * 16, b"e" * 16, {b"e" * 16: b"s" * 32}, members[:1], [])),
+        welcome.encode(
+            Welcome(
+                GENESIS, b"e" * 16, b"f" * 16, epochs, members, descriptions, history=False, meeting=b"k" * 32
+            )
+        ),
     ]
     parts = unpack(seeds[0])
     return Subject(

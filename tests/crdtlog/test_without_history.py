@@ -1,0 +1,224 @@
+"""Devices that are let in without history: they get what stands, and nothing of what stood before."""
+
+import pytest
+
+import crdtlog
+from crdtlog.database import Database
+from crdtlog.errors import EntryRefused, SchemaRefused
+from crdtlog.members import newcomer_of
+from tests.crdtlog.devices import (
+    World,
+    assert_converged,
+    closing_connection,
+    pair,
+    rows_of,
+    send,
+    sync,
+    sync_all,
+)
+from tests.crdtlog.grouped import MERGING, TABLE, put
+
+
+def holds(db: Database, text: str) -> bool:
+    """Whether a text is in a device's file, or in an entry that it holds."""
+    db._state.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    entries = db._state.connection.execute(
+        "SELECT writer, seq FROM crdtlog__log WHERE kind = 'data'"
+    ).fetchall()
+    logged = [repr(db._state.log.sections(*dot)) for dot in entries]
+    return text.encode() in db.path.read_bytes() or any(text in shown for shown in logged)
+
+
+def meet(one: Database, other: Database) -> None:
+    """Exchange everything, and tell each other so, as devices do."""
+    sync(one, other)
+    for db, peer in ((one, other), (other, one)):
+        db.record_held(peer.device.id, {writer: head.seq for writer, head in peer.heads().items()})
+
+
+def test_a_device_without_history_gets_what_stands_and_nothing_that_stood(world: World) -> None:
+    one, other = pair(world, *TABLE)
+    put(one, "x", "the past")
+    put(one, "gone", "was deleted")
+    sync(one, other)
+    put(other, "x", "the present")
+    one.execute("DELETE FROM t WHERE id = 'gone'")
+    meet(one, other)
+    late = world.join("late", one, "writer", history=False)
+    send(one, late)
+    assert rows_of(late) == [("x", "the present")]
+    assert not holds(late, "the past")
+    assert not holds(late, "was deleted")
+    sync_all([one, other, late])
+    assert_converged([one, other, late], ["t"])
+
+
+def test_it_writes_and_reads_on_like_the_others(world: World) -> None:
+    one, other = pair(world, *TABLE)
+    put(one, "x", 1)
+    sync(one, other)
+    late = world.join("late", one, "writer", history=False)
+    send(one, late)
+    put(late, "x", 2)
+    put(late, "y", 3)
+    put(other, "z", 4)
+    sync_all([one, other, late])
+    assert rows_of(other) == [("x", 2), ("y", 3), ("z", 4)]
+    assert_converged([one, other, late], ["t"])
+
+
+def test_conflicts_go_along(world: World) -> None:
+    one, other = pair(world, *TABLE)
+    put(one, "x", "one's")
+    put(other, "x", "other's")
+    sync(one, other)
+    late = world.join("late", one, history=False)
+    send(one, late)
+    assert late.conflicts() == one.conflicts() != []
+    put(late, "x", "settled")
+    sync_all([one, other, late])
+    assert_converged([one, other, late], ["t"])
+
+
+def test_texts_go_along_without_what_was_deleted_from_them(world: World) -> None:
+    one, other = pair(world, *MERGING)
+    one.track("t", {"body": "text", "n": "counter", "tags": "set", "doc": "json"})
+    one.execute(
+        "INSERT INTO t VALUES ('x', 'a secret sentence, and more', 1, '[\"concealed\"]', '{\"k\": \"old\"}', 0)"
+    )
+    sync(one, other)
+    one.execute(
+        "UPDATE t SET body = 'a sentence, and more', n = n + 4, tags = '[\"shown\"]', doc = '{\"k\": \"new\"}'"
+    )
+    meet(one, other)
+    late = world.join("late", one, history=False)
+    send(one, late)
+    assert rows_of(late) == rows_of(one)
+    for word in ("secret", "concealed", "old"):
+        assert not holds(late, word), word
+    late.execute("UPDATE t SET body = body || '!', n = n + 1")
+    other.execute("UPDATE t SET body = 'O ' || body, n = n + 1")
+    sync_all([one, other, late])
+    assert rows_of(late)[0][1:3] == ("O a sentence, and more!", 7)
+    assert_converged([one, other, late], ["t"])
+
+
+def test_what_somebody_may_still_bring_back_goes_along(world: World) -> None:
+    """A row that a device has not seen go is brought back by what that device has changed in it meanwhile."""
+    one, other = pair(world, "CREATE TABLE t (id TEXT PRIMARY KEY, v, w)")
+    one.execute("INSERT INTO t VALUES ('x', 'kept', 1)")
+    sync(one, other)
+    other.execute("UPDATE t SET w = 2")
+    other.drain_all()
+    one.execute("DELETE FROM t")
+    one.drain_all()
+    late = world.join("late", one, history=False)
+    send(one, late)
+    assert rows_of(late) == []
+    sync_all([one, other, late])
+    assert_converged([one, other, late], ["t"])
+
+
+def test_what_a_device_wrote_before_it_heard_of_a_delete_still_brings_the_row_back(world: World) -> None:
+    """It has told that it has the delete, and what it had written before is not here yet."""
+    one, other = pair(world, "CREATE TABLE t (id TEXT PRIMARY KEY, v, w)")
+    one.execute("INSERT INTO t VALUES ('x', 'kept', 1)")
+    meet(one, other)
+    one.execute("DELETE FROM t")
+    one.drain_all()
+    other.execute("UPDATE t SET w = 2")
+    send(one, other)
+    one.record_held(other.device.id, {writer: head.seq for writer, head in other.heads().items()})
+    late = world.join("late", one, history=False)
+    send(one, late)
+    sync_all([one, other, late])
+    assert rows_of(late) == [("x", "kept", 2)]
+    assert_converged([one, other, late], ["t"])
+
+
+def test_it_writes_nothing_before_it_was_given_what_there_is(world: World) -> None:
+    one, _ = pair(world, *TABLE)
+    put(one, "x", "theirs")
+    late = world.join("late", one, history=False)
+    late.execute("INSERT INTO t VALUES ('x', 'mine'), ('y', 'mine, too')")
+    late.drain_all()
+    assert late.heads() == {}
+    with pytest.raises(EntryRefused, match="has not been given"):
+        late.track("t", {"v": "text"})
+    send(one, late)
+    assert rows_of(late) == [("x", "theirs"), ("y", "mine, too")]
+    assert late.execute("SELECT key, value FROM crdtlog_aside").fetchall() == [("x", "mine")]
+    sync(one, late)
+    assert rows_of(one) == [("x", "theirs"), ("y", "mine, too")]
+
+
+def test_a_file_with_rows_cannot_join_so(world: World) -> None:
+    one, _ = pair(world, *TABLE)
+    world.path("late").touch()
+    with closing_connection(world.path("late")) as connection:
+        connection.execute("CREATE TABLE t (id TEXT PRIMARY KEY, v)")
+        connection.execute("INSERT INTO t VALUES (1, 2)")
+    with pytest.raises(SchemaRefused, match="without history"):
+        world.join("late", one, history=False)
+
+
+def test_it_cannot_read_what_was_sealed_before(world: World) -> None:
+    one, other = pair(world, *TABLE)
+    before = set(one.epochs())
+    late = world.join("late", one, history=False)
+    assert not set(late.epochs()) & before
+    send(one, late)
+    sync_all([one, other, late])
+    assert not set(late.epochs()) & before
+    world.join("more", one)
+    one.remove_member(other.device.id)
+    send(one, late)
+    assert one.epoch in late.epochs()
+    assert not set(late.epochs()) & before
+
+
+def test_it_hands_on_what_others_may_lack_and_nothing_that_it_was_given_abridged(world: World) -> None:
+    one, other = pair(world, *TABLE)
+    put(one, "x", 1)
+    meet(one, other)
+    put(one, "y", 2)
+    late = world.join("late", one, history=False)
+    send(one, late)
+    put(late, "z", 3)
+    send(late, other)
+    assert rows_of(other) == [("x", 1), ("y", 2), ("z", 3)]
+    other.close()
+    other.path.unlink()
+    other = world.open["other"] = crdtlog.adopt(
+        other.path, one.welcome(other.device.id), home=world.home("other"), name="other"
+    )
+    send(late, other)
+    assert rows_of(other) == []
+    send(one, other)
+    send(late, other)
+    assert rows_of(other) == [("x", 1), ("y", 2), ("z", 3)]
+    with pytest.raises(EntryRefused, match="has none to hand on"):
+        world.join("more", late)
+
+
+def test_a_device_without_history_lets_in_another_one(world: World) -> None:
+    one, other = pair(world, *TABLE)
+    put(one, "x", 0)
+    meet(one, other)
+    put(one, "x", 1)
+    meet(one, other)
+    late = world.join("late", one, history=False)
+    send(one, late)
+    assert late.verify().given > 0
+    later = world.join("later", late, history=False)
+    send(late, later)
+    assert rows_of(later) == [("x", 1)]
+    put(later, "x", 2)
+    sync_all([one, other, late, later])
+    assert_converged([one, other, late, later], ["t"])
+
+
+def test_a_member_does_not_lose_what_it_has_read(world: World) -> None:
+    one, other = pair(world, *TABLE)
+    with pytest.raises(EntryRefused, match="has read what there is"):
+        one.add_member(newcomer_of(other.device, "writer"), history=False)
