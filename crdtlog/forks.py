@@ -8,6 +8,8 @@ takes in everything again.
 """
 
 from collections.abc import Collection, Mapping
+from enum import Enum
+from itertools import chain
 
 from crdtlog import proof
 from crdtlog.device import new_writer
@@ -19,6 +21,15 @@ from crdtlog.rewinding import Rewound, rewind
 from crdtlog.state import State
 from crdtlog.versions import device_of
 from crdtlog.writers import Writer
+
+
+class Stand(Enum):
+    """Where an entry stands to those that are held."""
+
+    HELD = "it is held"
+    NEXT = "the one before it is held, and what its log is called is known"
+    BESIDE = "the one before it is held, and another one is known that follows it"
+    APART = "the one before it is not held"
 
 
 def root_of(log: Writer) -> Writer:
@@ -44,8 +55,7 @@ def place(log: Log, item: Entry, digest: bytes) -> Writer | None:
     continues nothing that is held.
     """
     root = log.writer(item.writer)
-    if root.parent is not None:
-        raise EntryRefused("an entry signed with the name that a log has been given")
+    _check_root(root)
     if (
         item.seq == root.seq + 1
         and item.previous == root.hash
@@ -64,6 +74,28 @@ def place(log: Log, item: Entry, digest: bytes) -> Writer | None:
     if not names and not _children(log, parent, item.seq):
         return parent
     return None
+
+
+def stand(log: Log, item: Entry, digest: bytes) -> tuple[Stand, Writer | None]:
+    """Where an entry stands, and the log that holds it if it is held; changes nothing.
+
+    Raises `EntryRefused` as `place`.
+    """
+    names = proof.known(log.connection, _point(item))
+    root = log.writers.get(item.writer)
+    if root is None:
+        is_named = not names or digest in names
+        return (Stand.APART if item.seq > 1 else Stand.NEXT if is_named else Stand.BESIDE), None
+    _check_root(root)
+    for held in chain((root,), log.writers.values()):
+        is_of_it = held.first <= item.seq <= held.seq and root_of(held) is root
+        if is_of_it and log.hash_of(held.number, item.seq) == digest:
+            return Stand.HELD, held
+    parent = _before(log, root, item)
+    if parent is None:
+        return Stand.APART, None
+    is_beside = digest not in names and (names or _children(log, parent, item.seq))
+    return (Stand.BESIDE if is_beside else Stand.NEXT), None
 
 
 def is_held(log: Log, own: Writer, item: Entry, digest: bytes) -> bool:
@@ -86,11 +118,7 @@ def learn(state: State, item: Entry, signed: Signed, beside: Signed | None = Non
     connection, device = log.connection, device_of(item.writer)
     root = log.writer(item.writer)
     parent = _holder(log, root, item)
-    if proof.count(connection, device) >= proof.MAX_FORKS:
-        raise EntryRefused(
-            f"{state.device_name(device)} signed different entries under one number again and again",
-            f"Remove it: crdtlog remove {state.path} {state.device_name(device)}",
-        )
+    check_room(state, device)
     is_ours = root_of(state.writer) is root
     held = log.hash_of(parent.number, item.seq)
     if held is not None:
@@ -116,24 +144,42 @@ def learn(state: State, item: Entry, signed: Signed, beside: Signed | None = Non
     return rewound
 
 
+def check_room(state: State, device: bytes) -> None:
+    """Require that a device may fork its logs once more. Raises `EntryRefused`."""
+    if proof.count(state.connection, device) >= proof.MAX_FORKS:
+        raise EntryRefused(
+            f"{state.device_name(device)} signed different entries under one number again and again",
+            f"Remove it: crdtlog remove {state.path} {state.device_name(device)}",
+        )
+
+
+def _check_root(log: Writer) -> None:
+    if log.parent is not None:
+        raise EntryRefused("an entry signed with the name that a log has been given")
+
+
 def _point(item: Entry) -> Point:
     return Point(item.writer, item.seq, item.previous)
 
 
-def _holder(log: Log, root: Writer, item: Entry) -> Writer:
-    """The log that holds the entry before one; the writer's own one for a first."""
+def _before(log: Log, root: Writer, item: Entry) -> Writer | None:
+    """The log that holds the entry before one, the writer's own one for a first; None if it is not held."""
     if item.seq == 1:
         return root
-    longest = 0
     for other in log.writers.values():
-        if root_of(other) is not root:
+        if root_of(other) is not root or not other.first <= item.seq - 1 <= other.seq:
             continue
-        longest = max(longest, other.seq)
-        if (
-            other.first <= item.seq - 1 <= other.seq
-            and log.hash_of(other.number, item.seq - 1) == item.previous
-        ):
+        if log.hash_of(other.number, item.seq - 1) == item.previous:
             return other
+    return None
+
+
+def _holder(log: Log, root: Writer, item: Entry) -> Writer:
+    """The same. Raises `EntryRefused` if it is not held."""
+    found = _before(log, root, item)
+    if found is not None:
+        return found
+    longest = max(other.seq for other in log.writers.values() if root_of(other) is root)
     if longest < item.seq - 1:
         raise EntryRefused(
             f"entry {item.seq} arrived where {longest + 1} is next (writer {item.writer.hex()[:12]})"

@@ -27,7 +27,7 @@ def accept_entry(state: State, blob: bytes) -> int | None:
     Returns its rows, or None when it was held. What is only held now, `settling.settle` merges once it can. An entry
     that proves a log to be forked may give other names to what is held: all of that is taken in again (`forks`).
     """
-    signed, beside, item = _read(state, blob)
+    signed, beside, item = read_entry(state, blob)
     if item.kind == entry.SNAPSHOT:
         return None  # for a device that has nothing yet
     log = forks.place(state.log, item, signed.hash)
@@ -46,15 +46,18 @@ def accept_proof(state: State, blob: bytes) -> int | None:
 
     The entry itself is not taken in: it may build on what is not held. Returns 0, or None if the entry proves nothing.
     """
-    signed, beside, item = _read(state, blob)
+    signed, beside, item = read_entry(state, blob)
     if item.kind == entry.SNAPSHOT or forks.place(state.log, item, signed.hash) is not None:
         return None
     _learn(state, item, signed, beside)
     return 0
 
 
-def _read(state: State, blob: bytes) -> tuple[Signed, Signed | None, Entry]:
-    """A signed entry with what proves a fork, if that comes with it, both verified; and what it says."""
+def read_entry(state: State, blob: bytes) -> tuple[Signed, Signed | None, Entry]:
+    """A signed entry with what proves a fork, if that comes with it, both verified; and what it says.
+
+    Raises `EntryRefused`, `Malformed`, `TooLarge`.
+    """
     signed, beside = proof.split(blob)
     item = entry.decode(signed.body)
     authenticate(state, item, signed)

@@ -464,15 +464,17 @@ class Log:
         return Batch(found, position, True)
 
     def _as_sent(self, position: int, number: int, seq: int) -> tuple[str, bytes]:
-        """An entry's kind, and its bytes as they travel: with the proof, if it is the first after a fork."""
+        """An entry's kind, and its bytes as they travel."""
         kind, digest = self.connection.execute(
             "SELECT kind, hash FROM crdtlog__log WHERE position = ?", (position,)
         ).fetchone()
-        signed = self.original(number, seq)
-        log = self.by_number[number]
-        return kind, signed if log.parent is None or seq > log.first else proof.proven(
-            self.connection, signed, digest
-        )
+        return kind, self.as_sent(self.by_number[number], seq, digest)
+
+    def as_sent(self, log: Writer, seq: int, digest: bytes) -> bytes:
+        """The bytes of the held entry of that hash as they travel: with the proof, if it is the first after a fork."""
+        signed = self.original(log.number, seq)
+        is_first = log.parent is not None and seq == log.first
+        return proof.proven(self.connection, signed, digest) if is_first else signed
 
     def _before_first(self, lacking: Mapping[bytes, int]) -> int:
         """The position just before the first entry that is lacking; the log's end if none is."""

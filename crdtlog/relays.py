@@ -6,14 +6,31 @@ reading goes on from there. The tables are made when the first relay is used.
 
 import hashlib
 import sqlite3
+from collections.abc import Iterable
+from typing import NamedTuple
 
+from crdtlog import entry, forks, proof
+from crdtlog.errors import CrdtlogError, EntryRefused, Malformed, TooLarge
+from crdtlog.forks import Stand
+from crdtlog.holding import read_entry
 from crdtlog.state import State
-from crdtlog.versions import device_of
+from crdtlog.versions import Named, device_of
 
 _TABLES = (
     "CREATE TABLE crdtlog__relay (url TEXT PRIMARY KEY, since_ms INTEGER) WITHOUT ROWID",
     "CREATE TABLE crdtlog__mailbox (relay TEXT, mailbox BLOB, state BLOB, PRIMARY KEY (relay, mailbox)) WITHOUT ROWID",
 )
+
+
+class Place(NamedTuple):
+    """Where a signed entry stands that is in a mailbox, and what the log that holds it is called here, if one does.
+
+    `is_whole` tells of a held one that its bytes are those which this device would send: with a proof, if one is due.
+    """
+
+    stand: Stand
+    log: bytes = b""
+    is_whole: bool = False
 
 
 class Relays:
@@ -64,6 +81,25 @@ class Relays:
 
     # --- what is asked of the log for mailboxes -------------------------------------------------------------------
 
+    def place(self, signed: bytes) -> Place:
+        """Where an entry stands, by its bytes as they are in a mailbox. For those not held the signature is verified.
+
+        Raises `EntryRefused`, `Malformed`, `TooLarge` for one that can never be taken in.
+        """
+        state = self._state
+        split, _ = proof.split(signed)
+        item = entry.decode(split.body)
+        stand, log = forks.stand(state.log, item, split.hash)
+        if log is not None:
+            # Its hash does not cover the signature, which somebody may have spoilt.
+            if split.bytes() != state.log.original(log.number, item.seq):
+                raise EntryRefused("its signature is not the one that is held")
+            return Place(stand, log.id, signed == state.log.as_sent(log, item.seq, split.hash))
+        read_entry(state, signed)
+        if stand is Stand.BESIDE:
+            forks.check_room(state, device_of(item.writer))
+        return Place(stand)
+
     def digest_of(self, writer: bytes, seq: int) -> bytes | None:
         """SHA-256 of an entry's signed bytes, if it is held: unlike its hash it covers the signature."""
         self._state.refresh()
@@ -71,6 +107,22 @@ class Relays:
         if known is None or seq > known.seq:
             return None
         return hashlib.sha256(self._state.log.signed(known.number, seq)).digest()
+
+    def places(self, entries: Iterable[bytes]) -> list[Place | CrdtlogError]:
+        """Of each entry what `place` gives or raises."""
+        self._state.refresh()
+        found: list[Place | CrdtlogError] = []
+        for signed in entries:
+            try:
+                found.append(self.place(signed))
+            except (EntryRefused, Malformed, TooLarge) as error:
+                found.append(error)
+        return found
+
+    def held(self, named: Iterable[Named]) -> set[Named]:
+        """Those that are held, by their hashes, whatever their logs are called here."""
+        self._state.refresh()
+        return {each for each in named if self._state.log.resolve(each) is not None}
 
     def is_admitted(self) -> bool:
         """Whether the record that made this device a member is applied, and with it all that its author had."""
