@@ -4,7 +4,6 @@ Rests in the file and not in the home: a file that is restored from a backup rem
 reading goes on from there. The tables are made when the first relay is used.
 """
 
-import hashlib
 import sqlite3
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -99,14 +98,6 @@ class Relays:
         if stand is Stand.BESIDE:
             forks.check_room(state, device_of(item.writer))
         return Place(stand)
-
-    def digest_of(self, writer: bytes, seq: int) -> bytes | None:
-        """SHA-256 of an entry's signed bytes, if it is held: unlike its hash it covers the signature."""
-        self._state.refresh()
-        known = self._state.log.writers.get(writer)
-        if known is None or seq > known.seq:
-            return None
-        return hashlib.sha256(self._state.log.signed(known.number, seq)).digest()
 
     def places(self, entries: Iterable[bytes]) -> list[Place | CrdtlogError]:
         """Of each entry what `place` gives or raises."""

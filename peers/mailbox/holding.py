@@ -20,6 +20,7 @@ class Holding:
 
     def __init__(self) -> None:
         self._runs: dict[bytes, list[list[int]]] = {}
+        self._begins: Mapping[bytes, int] = {}
         self._vector: dict[bytes, int] | None = {}
         self._spared: Mapping[bytes, int] = {}
         self.changes = 0
@@ -65,10 +66,18 @@ class Holding:
         """Of each log, up to which entry it is there without a gap from the first."""
         if self._vector is None:
             self._vector = {
-                writer: _reach(self._runs.get(writer, ()), self._spared.get(writer, 0))
-                for writer in self._runs.keys() | self._spared.keys()
+                writer: _reach(
+                    self._runs.get(writer, ()),
+                    max(self._begins.get(writer, 1) - 1, self._spared.get(writer, 0)),
+                )
+                for writer in self._runs.keys() | self._begins.keys() | self._spared.keys()
             }
         return self._vector
+
+    def begin(self, begins: Mapping[bytes, int]) -> None:
+        """Some logs begin with a later entry than the first: what is before it is another log's."""
+        self._begins = begins
+        self._changed()
 
     def lose_before(self, index: int) -> None:
         """The relay has dropped what was below that index."""
@@ -107,8 +116,8 @@ class Holding:
         self.changes += 1
 
 
-def _reach(runs: Iterable[Sequence[int]], spared: int) -> int:
-    reached = spared
+def _reach(runs: Iterable[Sequence[int]], before: int) -> int:
+    reached = before
     for first, last, _ in runs:
         if first > reached + 1:
             break

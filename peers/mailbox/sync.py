@@ -3,7 +3,8 @@
 Knows blobs by index, heads and members as they are passed in. Must not know connections, the file or a clock. The one
 idea: nothing that a relay says or leaves out is believed further than what it proves. A blob that does not open is
 passed over; an entry counts as being there only if it is the one that is held here; what cannot be applied yet waits;
-and if the relay lost the mailbox, it is as if it had never been read.
+and if the relay lost the mailbox, it is as if it had never been read. So it is when logs have got other names, because
+one more fork is known (R11).
 
 Invariants:
     M1  `resume_index` never passes a blob of which something is still to be done, so that stopping loses nothing.
@@ -15,30 +16,44 @@ Invariants:
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from crdtlog import entry, proof
 from crdtlog.device import verify_bytes
 from crdtlog.errors import CrdtlogError, EntryRefused, Malformed
+from crdtlog.forks import Stand
+from crdtlog.proof import Fork
+from crdtlog.relays import Place
 from crdtlog.values import check_bytes, check_int, pack, unpack
-from crdtlog.versions import Head
+from crdtlog.versions import Head, Named, device_of
 from peers.mailbox import contents
 from peers.mailbox.candidates import Candidate, Waiting, candidate
+from peers.mailbox.forked import Forked
 from peers.mailbox.holding import Holding
 from peers.mailbox.keys import Mailbox
 from peers.mailbox.uploads import Uploads
 from peers.relay.messages import LIFE_BYTES, MAX_INT
 
-VERSION = 1
+VERSION = 2
 NEVER = bytes(LIFE_BYTES)
 """The life of a mailbox to which nothing was ever appended."""
 BATCH_BYTES = 1 << 20
 MAX_REFUSED = 1_000
+MAX_HINTS = 100
+
+
+class Asked(NamedTuple):
+    """What only the file tells: where entries stand, by their signed bytes, and which of those named are held."""
+
+    entries: tuple[bytes, ...]
+    named: tuple[Named, ...]
 
 
 class MailboxSync:
     """What is known of one mailbox at one relay. `saved` is what `dump` gave in an earlier run.
 
-    `database` is the database's id, `sign_key` this device's own, `random` gives n bytes from a secure source.
+    `database` is the database's id, `sign_key` this device's own, `random` gives n bytes from a secure source, and
+    `forks` are those that the file knows.
     """
 
     def __init__(
@@ -49,6 +64,7 @@ class MailboxSync:
         sign_key: bytes,
         random: Callable[[int], bytes],
         saved: bytes | None = None,
+        forks: Sequence[Fork] = (),
     ) -> None:
         self.mailbox = mailbox
         self.read = 0
@@ -63,10 +79,13 @@ class MailboxSync:
         self._holding = Holding()
         self._waiting = Waiting()
         self._pieces = contents.Pieces()
+        self._forked = Forked(forks)
         self._unchecked: list[Candidate] = []
+        self._rivals: deque[Candidate] = deque()
         self._refused: OrderedDict[bytes, None] = OrderedDict()
         self._news: deque[str] = deque(maxlen=8)
         self._has_told = False
+        self._hints: set[str] = set()
         self._has_progress = False
         self._is_set_back = False
         self._gap_from: int | None = None
@@ -77,6 +96,8 @@ class MailboxSync:
         """The mailbox holds entries that this device signed under numbers that its file does not have: see R11."""
         if saved is not None:
             self._load(saved)
+        self._holding.begin(self._forked.begins)
+        self._waiting.begin(self._forked)
         self.uploads = Uploads(mailbox, self._holding, random)
 
     def spare(self, vector: Mapping[bytes, int]) -> None:
@@ -143,42 +164,93 @@ class MailboxSync:
         if isinstance(found, contents.Piece):
             whole = self._pieces.add(index, found)
             if whole is not None:
-                self._sort(candidate(whole[1], self._database, whole[0]), heads)
+                self._take_entry(whole[1], whole[0], heads)
             return
         for signed in found:
             try:
-                self._sort(candidate(signed, self._database, index), heads)
+                self._take_entry(signed, index, heads)
             except (Malformed, EntryRefused) as error:
                 self._skip(f"an entry of it is passed over ({error})")
 
+    def _take_entry(self, signed: bytes, index: int, heads: Mapping[bytes, Head]) -> None:
+        """An entry; what comes with it as the proof of a fork is one, too."""
+        item = candidate(signed, self._database, index)
+        self._sort(item, heads)
+        if item.proof is not None:
+            self._sort(candidate(item.proof, self._database, index), heads)
+
     def _sort(self, item: Candidate, heads: Mapping[bytes, Head]) -> None:
+        if item.digest in self._refused:
+            return
         head = heads.get(item.writer)
-        if head is not None and item.seq <= head.seq:
-            if not self._holding.has(*item.dot):
-                self._unchecked.append(item)
-        elif item.digest not in self._refused:
+        if device_of(item.writer) in self._forked or (head is not None and item.seq <= head.seq):
+            self._unchecked.append(item)
+        else:
             self._waiting.add(item)
 
     # --- what is to be done with entries --------------------------------------------------------------------------
 
-    def unchecked(self, heads: Mapping[bytes, Head]) -> list[tuple[bytes, int]]:
-        """Dots that are in the mailbox and held here: `checked` wants to know their digests."""
-        self._unchecked.extend(self._waiting.held(heads))
-        return [item.dot for item in self._unchecked]
+    def renamed(self, forks: Sequence[Fork]) -> None:
+        """The file knows these forks: if they are others than before, all is to be read again.
 
-    def checked(self, digests: Mapping[tuple[bytes, int], bytes | None], own: bytes) -> None:
-        """SHA-256 of the `unchecked` entries as they are held here; `own` is this device's writer."""
-        items, self._unchecked = self._unchecked, []
-        for item in items:
-            if digests.get(item.dot) == item.digest:
-                if self._holding.note(item.writer, item.seq, item.blob):
+        By its name an entry may have been taken for one that is held, for one that is missing, or for one that cannot
+        be taken in.
+        """
+        if tuple(forks) == self._forked.forks:
+            return
+        self._forked = Forked(forks)
+        self._holding.clear()
+        self._holding.begin(self._forked.begins)
+        self._waiting.begin(self._forked)
+        self.uploads.opened()
+        self._pieces.clear()
+        self._unchecked.clear()
+        self._rivals.clear()
+        self._read_again()
+
+    def asks(self, heads: Mapping[bytes, Head]) -> Asked | None:
+        """What has to be looked for in the file before anything else is done, for `answered`; None if nothing has."""
+        self._unchecked.extend(self._waiting.unplaced(heads))
+        if not self._unchecked:
+            self.uploads.read_back(self.read)
+        asked = Asked(tuple(item.signed for item in self._unchecked), self._waiting.sought.asks(heads))
+        return asked if any(asked) else None
+
+    def answered(
+        self, asked: Asked, places: Sequence[Place | CrdtlogError], held: Collection[Named], own: bytes
+    ) -> None:
+        """Where the entries stand that were asked for last, or why they never can; and which of those named are held.
+
+        `own` is this device's writer.
+        """
+        items, self._unchecked = self._unchecked[: len(places)], self._unchecked[len(places) :]
+        self._waiting.sought.told(asked.named, held)
+        for item, place in zip(items, places, strict=True):
+            if isinstance(place, CrdtlogError):
+                self._refuse(item, place)
+            elif place.stand is Stand.HELD:
+                # Without the proof of a fork it may be taken for another one: such a one has yet to be uploaded.
+                if place.is_whole and self._holding.note(place.log, item.seq, item.blob):
                     self.uploads.others_upload()
-            elif item.digest not in self._refused:
-                if item.writer == own and self._is_ours(item):
-                    self.is_restored = True
-                self._remember_refused(item)
-                self._skip(f"another entry {item.seq} of log {item.writer.hex()[:12]} is there than here")
-        self.uploads.read_back(self.read)
+            elif item.writer == own and self._is_ours(item):
+                self.is_restored = True
+                return
+            elif place.stand is Stand.BESIDE:
+                self._rivals.append(item)
+            elif place.stand is Stand.NEXT or device_of(item.writer) in self._forked:
+                self._waiting.add(item)
+            else:
+                self._waiting.set_apart(item)
+
+    def rival(self) -> Candidate | None:
+        """An entry that proves a log to be forked, which the file has yet to learn: see `learned`, `refused`."""
+        return self._rivals[0] if self._rivals else None
+
+    def learned(self, item: Candidate) -> None:
+        """The file knows of the fork that this entry proved; the entry itself may have to be taken in."""
+        if item in self._rivals:
+            self._rivals.remove(item)
+            self._unchecked.append(item)
 
     def ready(self, heads: Mapping[bytes, Head], members: Collection[bytes], own: bytes) -> list[Candidate]:
         """Entries to apply now, in this order; `members` are device ids, `own` is this device's writer."""
@@ -186,27 +258,37 @@ class MailboxSync:
             if self._is_ours(item):
                 self.is_restored = True
                 return []
-            self.refused(item, EntryRefused("its signature is wrong"))
+            self._waiting.remove(item)
+            self._refuse(item, EntryRefused("its signature is wrong"))
         return self._waiting.ready(heads, members, BATCH_BYTES)
 
     def applied(self, items: Sequence[Candidate]) -> None:
         """These are durable here."""
         for item in items:
             self._waiting.remove(item)
-            self._holding.note(item.writer, item.seq, item.blob)
             self._has_progress = True
+            if device_of(item.writer) in self._forked:
+                self._unchecked.append(item)  # the file knows what its log is called
+            else:
+                self._holding.note(item.writer, item.seq, item.blob)
 
     def refused(self, item: Candidate, error: CrdtlogError) -> None:
-        """This one cannot be applied, unless its author becomes a member."""
-        if self._waiting.keep(item):
+        """This one cannot be applied, or learned, unless its author becomes a member, or more is known of a log."""
+        if item in self._rivals:
+            self._rivals.remove(item)
+        elif self._waiting.keep(item, error):
             return
         self._waiting.remove(item)
-        self._remember_refused(item)
-        self._skip(f"entry {item.seq} of log {item.writer.hex()[:12]} is passed over ({error})")
+        self._refuse(item, error)
 
     def forget_restored(self) -> None:
         """The own log began anew, perhaps from an earlier entry: those of the old one are read again, as anybody's."""
-        self.is_restored, self._is_set_back = False, True
+        self.is_restored = False
+        self._read_again()
+
+    def _read_again(self) -> None:
+        """From the beginning, as nothing that was refused or passed over before."""
+        self._is_set_back = True
         self.read, self.is_at_end = 0, False
         self._refused.clear()
 
@@ -245,13 +327,13 @@ class MailboxSync:
     @property
     def is_done(self) -> bool:
         """Whether everything that was read has been dealt with, as far as it can be."""
-        return self.is_at_end and not self._unchecked
+        return self.is_at_end and not self._unchecked and not self._rivals
 
     @property
     def resume_index(self) -> int:
         """From where to read on after a stop (M1)."""
         indexes = [self._waiting.first_index(), self._pieces.first_index()]
-        indexes += [self._gap_from, *(item.blob for item in self._unchecked)]
+        indexes += [self._gap_from, *(item.blob for item in (*self._unchecked, *self._rivals))]
         return min([self.read, *(index - 1 for index in indexes if index is not None)])
 
     def news(self) -> str | None:
@@ -262,14 +344,19 @@ class MailboxSync:
 
     def dump(self) -> bytes:
         """What a later run begins with. Made after everything that was read and `applied` is durable."""
-        return pack([VERSION, self._life, self.resume_index, self._holding.dump()])
+        return pack([VERSION, self._life, self.resume_index, self._holding.dump(), self._forked.digest])
 
     def _load(self, saved: bytes) -> None:
-        """What cannot be read is as if it were not there: then the mailbox is read again."""
+        """What cannot be read is as if it were not there: then the mailbox is read again.
+
+        So it is if logs had other names.
+        """
         try:
             parts = unpack(saved)
-            if not isinstance(parts, list) or len(parts) != 4 or parts[0] != VERSION:
+            if not isinstance(parts, list) or len(parts) != 5 or parts[0] != VERSION:
                 raise Malformed("another form")
+            if parts[4] != self._forked.digest:
+                raise Malformed("other names")
             check_bytes(parts[1], LIFE_BYTES, "life")
             check_int(parts[2], 0, MAX_INT, "index")
             self._holding = Holding.load(parts[3])
@@ -288,13 +375,17 @@ class MailboxSync:
         split, _ = proof.split(item.signed)
         return verify_bytes(self._sign_key, entry.SIGN_DOMAIN, split.body, split.signature)
 
-    def _remember_refused(self, item: Candidate) -> None:
+    def _refuse(self, item: Candidate, error: CrdtlogError) -> None:
         self._refused[item.digest] = None
         while len(self._refused) > MAX_REFUSED:
             self._refused.popitem(last=False)
+        text = f"entry {item.seq} of log {item.writer.hex()[:12]} is passed over ({error})"
+        self._skip(text, error.hint)
 
-    def _skip(self, text: str) -> None:
+    def _skip(self, text: str, hint: str = "") -> None:
+        """Something could not be used: the first is told, and of the later ones each with something else to do."""
         self.skipped += 1
-        if not self._has_told:
+        if not self._has_told or (hint and hint not in self._hints and len(self._hints) < MAX_HINTS):
             self._has_told = True
-            self._news.append(text)
+            self._hints.add(hint)
+            self._news.append(f"{text}. {hint}" if hint else text)

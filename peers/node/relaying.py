@@ -11,7 +11,7 @@ import logging
 import os
 import random
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 from crdtlog.database import Database
@@ -26,10 +26,11 @@ from crdtlog.errors import (
     TooLarge,
 )
 from crdtlog.log import Batch
-from crdtlog.versions import Head, device_of
+from crdtlog.relays import Place
+from crdtlog.versions import Head, Named, device_of
 from peers.mailbox.candidates import Candidate
 from peers.mailbox.keys import Mailbox, epoch_mailbox
-from peers.mailbox.sync import BATCH_BYTES, MailboxSync
+from peers.mailbox.sync import BATCH_BYTES, Asked, MailboxSync
 from peers.mailbox.uploads import Due, Upload
 from peers.node.files import Facts, SharedFile
 from peers.node.giving_by_relay import ByRelay
@@ -302,6 +303,7 @@ class RelayLink:
             sign_key=self._file.device.public.sign_key,
             random=os.urandom,
             saved=saved,
+            forks=self._file.facts.forks,
         )
         sync.uploads.is_hurried = self._is_hurried
         return _Box(mailbox, sync, saved)
@@ -348,17 +350,20 @@ class RelayLink:
             return
         while True:
             facts = self._file.facts
-            dots = box.sync.unchecked(facts.heads)
-            box.sync.checked(await self._file.run(_digests(dots)) if dots else {}, facts.writer)
+            box.sync.renamed(facts.forks)
+            if asked := box.sync.asks(facts.heads):
+                box.sync.answered(asked, *await self._file.run(_answering(asked)), facts.writer)
             batch = box.sync.ready(facts.heads, {member.device for member in facts.members}, facts.writer)
             if box.sync.is_restored:
                 await self._owner.begin_anew()
                 if self._file.facts.writer == facts.writer:
                     raise CrdtlogError("the log of this device has to begin anew, and cannot yet")
                 box.sync.forget_restored()
+            elif rival := box.sync.rival():
+                await self._learn(box, rival)
             elif batch:
                 await self._apply(box, batch)
-            elif not box.sync.unchecked(self._file.facts.heads):
+            elif box.sync.asks(self._file.facts.heads) is None:
                 break
         if box.sync.reread():
             box.set_back.set()
@@ -367,24 +372,41 @@ class RelayLink:
         if not self._is_admitted and box.sync.is_at_end:
             self._is_admitted = await self._file.run(lambda engine: engine.relays.is_admitted())
 
+    async def _learn(self, box: _Box, rival: Candidate) -> None:
+        try:
+            await self._patiently(lambda: self._file.hold(lambda engine: engine.learn_fork(rival.signed)))
+        except (EntryRefused, Malformed, TooLarge) as error:
+            box.sync.refused(rival, error)
+        else:
+            box.sync.learned(rival)
+
     async def _apply(self, box: _Box, batch: Sequence[Candidate]) -> None:
         rest = [item.signed for item in batch]
-        while rest:
+        try:
+            await self._patiently(
+                lambda: self._file.apply(rest, lambda rows: self._owner.relay_received(self, rows))
+            )
+        except (EntryRefused, Malformed, TooLarge) as error:
+            done = len(batch) - len(rest)
+            box.sync.applied(batch[:done])
+            box.sync.refused(batch[done], error)
+        else:
+            box.sync.applied(batch)
+
+    async def _patiently(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Have something done with the file; again and again, while it cannot be for now."""
+        while True:
             try:
-                await self._file.apply(rest, lambda rows: self._owner.relay_received(self, rows))
+                await work()
             except TablePaused as error:
                 self._stall(error)
                 await self._file.schema_may_have_changed()
             except Temporary as error:
                 self._stall(error)
                 await asyncio.sleep(RETRY_S)
-            except (EntryRefused, Malformed, TooLarge) as error:
-                done = len(batch) - len(rest)
-                box.sync.applied(batch[:done])
-                box.sync.refused(batch[done], error)
+            else:
+                self._stall(None)
                 return
-        self._stall(None)
-        box.sync.applied(batch)
 
     def _stall(self, error: CrdtlogError | None) -> None:
         """Nothing is taken for now while there is an error; it is told once."""
@@ -480,9 +502,11 @@ class RelayLink:
                 return  # what has come meanwhile wakes us again
             tried.add(due)
             lacking = uploads.lacking(due, heads, own)
-            position, is_end = 0, False
+            position, is_end, forks = 0, False, self._file.facts.forks
             while not is_end:
                 batch = await self._file.run(_reading(position, lacking))
+                if self._file.facts.forks != forks:
+                    return  # logs have other names than those that were looked at
                 if batch is None:
                     await self._owner.begin_anew()
                     return
@@ -549,10 +573,10 @@ class RelayLink:
             box.saved = dumped
 
 
-def _digests(
-    dots: Sequence[tuple[bytes, int]],
-) -> Callable[[Database], dict[tuple[bytes, int], bytes | None]]:
-    return lambda engine: {dot: engine.relays.digest_of(*dot) for dot in dots}
+def _answering(
+    asked: Asked,
+) -> Callable[[Database], tuple[list[Place | CrdtlogError], set[Named]]]:
+    return lambda engine: (engine.relays.places(asked.entries), engine.relays.held(asked.named))
 
 
 def _reading(position: int, lacking: dict[bytes, int]) -> Callable[[Database], Batch | None]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from crdtlog.database import Database
 from crdtlog.errors import EntryRefused, Malformed, TooLarge
+from peers.mailbox.candidates import Candidate
 from peers.mailbox.keys import Mailbox, epoch_mailbox
 from peers.mailbox.sync import NEVER, MailboxSync
 from peers.mailbox.uploads import Due
@@ -52,7 +53,7 @@ class Follower:
     def __init__(self, db: Database, *, saved: bytes | None = None, largest: int = LARGEST_BLOB) -> None:
         self.db = db
         self.largest = largest
-        self.refused = 0
+        self.refused = self.learning = 0
         self.now = 0.0
         self.sync = MailboxSync(
             mailbox_of(db),
@@ -60,6 +61,7 @@ class Follower:
             sign_key=db.device.public.sign_key,
             random=os.urandom,
             saved=saved,
+            forks=db.forks(),
         )
 
     def visit(
@@ -92,24 +94,44 @@ class Follower:
 
     def settle(self) -> None:
         while True:
-            dots = self.sync.unchecked(self.db.heads())
-            self.sync.checked({dot: self.db.relays.digest_of(*dot) for dot in dots}, self.db.writer)
+            self.sync.renamed(self.db.forks())
+            asked = self.sync.asks(self.db.heads())
+            if asked is not None:
+                relays = self.db.relays
+                self.sync.answered(
+                    asked, relays.places(asked.entries), relays.held(asked.named), self.db.writer
+                )
             members = {member.device for member in self.db.members()}
+            if rival := self.sync.rival():
+                self.learn(rival)
+                continue
             batch = self.sync.ready(self.db.heads(), members, self.db.writer)
             if self.sync.is_restored:
                 self.db.begin_anew()
                 self.sync.forget_restored()
-                continue
-            if not batch:
+            elif batch:
+                self.apply(batch[0])
+            elif self.sync.asks(self.db.heads()) is None:
                 return
-            item = batch[0]
-            try:
-                self.db.apply([item.signed])
-            except (EntryRefused, Malformed, TooLarge) as error:
-                self.refused += 1
-                self.sync.refused(item, error)
-            else:
-                self.sync.applied([item])
+
+    def learn(self, rival: Candidate) -> None:
+        self.learning += 1
+        try:
+            self.db.learn_fork(rival.signed)
+        except (EntryRefused, Malformed, TooLarge) as error:
+            self.refused += 1
+            self.sync.refused(rival, error)
+        else:
+            self.sync.learned(rival)
+
+    def apply(self, item: Candidate) -> None:
+        try:
+            self.db.apply([item.signed])
+        except (EntryRefused, Malformed, TooLarge) as error:
+            self.refused += 1
+            self.sync.refused(item, error)
+        else:
+            self.sync.applied([item])
 
     def upload(self, box: Box, due: Due) -> int:
         heads, own = self.db.heads(), self.db.writer
