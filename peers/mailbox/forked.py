@@ -13,7 +13,7 @@ from crdtlog.proof import Fork, branch_name
 from crdtlog.values import pack
 from crdtlog.versions import Head, Named, device_of
 
-MAX_ASKED = 2_000
+MAX_ASKED = 500
 """So many entries are looked for at a time."""
 
 

@@ -40,6 +40,8 @@ NEVER = bytes(LIFE_BYTES)
 BATCH_BYTES = 1 << 20
 MAX_REFUSED = 1_000
 MAX_HINTS = 100
+MAX_ASKED = 1_000
+"""Where so many entries stand is asked at a time: the file has other work, too."""
 
 
 class Asked(NamedTuple):
@@ -213,7 +215,8 @@ class MailboxSync:
         self._unchecked.extend(self._waiting.unplaced(heads))
         if not self._unchecked:
             self.uploads.read_back(self.read)
-        asked = Asked(tuple(item.signed for item in self._unchecked), self._waiting.sought.asks(heads))
+        entries = tuple(item.signed for item in self._unchecked[:MAX_ASKED])
+        asked = Asked(entries, self._waiting.sought.asks(heads))
         return asked if any(asked) else None
 
     def answered(

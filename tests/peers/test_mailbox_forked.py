@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from crdtlog import entry, proof
 from crdtlog.database import Database
 from crdtlog.entry import Entry, compress
+from crdtlog.errors import CrdtlogError
 from crdtlog.proof import MAX_FORKS
+from crdtlog.relays import Place
 from crdtlog.values import pack, unpack
 from crdtlog.versions import Head, Named
 from peers.mailbox import candidates, contents
+from peers.mailbox import sync as mailbox_sync
 from peers.mailbox.forked import MAX_ASKED, Forked, Sought
 from tests.crdtlog.devices import World, assert_converged, pair, quick_directory, rows_of, send
 from tests.crdtlog.forked import copied, exchange
@@ -410,6 +413,23 @@ def test_what_others_build_on_is_looked_for_once_and_when_a_log_has_come_that_fa
     sought.leave([*wanted, elsewhere])
     assert wanted[0] not in sought
     assert sought.asks({writer: Head(5, b"")}) == ()
+
+
+def test_few_entries_are_asked_for_at_a_time(fork: Fork, monkeypatch: pytest.MonkeyPatch) -> None:
+    box, (reader, *_), *_ = fork
+    monkeypatch.setattr(mailbox_sync, "MAX_ASKED", 2)
+    places = reader.relays.places
+    asked: list[int] = []
+
+    def counted(entries: Sequence[bytes]) -> list[Place | CrdtlogError]:
+        asked.append(len(entries))
+        return places(entries)
+
+    monkeypatch.setattr(reader.relays, "places", counted)
+    follower = Follower(reader)
+    follower.visit(box)
+    assert keys_of(reader) == EVERYTHING and max(asked) == 2
+    assert not follower.sync.uploads.lacks_any(reader.heads())
 
 
 def test_little_is_looked_for_at_a_time() -> None:
