@@ -88,10 +88,14 @@ class Sought:
         """Those of which it is to be told now whether they are held."""
         if not self._wanted:
             return ()
-        for writer, head in heads.items():
-            before, self._reached[writer] = self._reached.get(writer, 0), head.seq
-            if device_of(writer) in self._forked and head.seq > before:
-                self._look_again(device_of(writer), before, head.seq)
+        before = self._reached
+        # What a log had that was cut off since (R11) is missing, until it is there again.
+        self._reached = {
+            writer: head.seq for writer, head in heads.items() if device_of(writer) in self._forked
+        }
+        for writer, seq in self._reached.items():
+            if seq > before.get(writer, 0):
+                self._look_again(device_of(writer), before.get(writer, 0), seq)
         return tuple(islice(self._due, MAX_ASKED))
 
     def told(self, asked: Iterable[Named], held: Collection[Named]) -> None:

@@ -415,6 +415,17 @@ def test_what_others_build_on_is_looked_for_once_and_when_a_log_has_come_that_fa
     assert sought.asks({writer: Head(5, b"")}) == ()
 
 
+def test_what_was_cut_off_a_log_is_looked_for_when_it_comes_back() -> None:
+    writer = bytes(24)
+    sought = Sought(Forked([proof.Fork(bytes(16), writer, 2, (b"1" * 32, b"2" * 32))]))
+    wanted, other = Named(writer, 5, bytes(8)), Named(writer, 9, bytes(8))
+    sought.want([other])
+    sought.told(sought.asks({writer: Head(6, b"")}), set())
+    sought.want([wanted])
+    sought.told(sought.asks({}), set())
+    assert sought.asks({writer: Head(5, b"")}) == (wanted,)
+
+
 def test_few_entries_are_asked_for_at_a_time(fork: Fork, monkeypatch: pytest.MonkeyPatch) -> None:
     box, (reader, *_), *_ = fork
     monkeypatch.setattr(mailbox_sync, "MAX_ASKED", 2)
