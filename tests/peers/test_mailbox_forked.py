@@ -25,6 +25,7 @@ from tests.crdtlog.devices import World, assert_converged, pair, quick_directory
 from tests.crdtlog.forked import copied, exchange
 from tests.peers.mailbox_world import Box, Follower, mailbox_of
 from tests.peers.test_mailbox import put, three
+from tests.peers.test_mailbox_hostile import hostile
 
 
 @pytest.fixture
@@ -302,13 +303,27 @@ def test_however_copies_write_and_visit_all_end_alike_with_every_row(seed: int) 
         for step in range(rng.randrange(4, 16)):
             at = rng.randrange(len(dbs))
             match rng.choice(
-                ["put", "put", "visit", "leave", "leave", "copy", "meet", "again", "expire", "lose"]
+                [
+                    "put",
+                    "put",
+                    "visit",
+                    "hostile",
+                    "leave",
+                    "leave",
+                    "copy",
+                    "meet",
+                    "again",
+                    "expire",
+                    "lose",
+                ]
             ):
                 case "put":
                     put(dbs[at], f"k{step}")
                     written.add(f"k{step}")
                 case "visit":
                     followers[at].visit(box, patient=rng.random() < 0.3)
+                case "hostile":
+                    followers[at].visit(box, pages=lambda blobs: hostile(blobs, [], rng))
                 case "leave":
                     dbs[at].drain_all()
                     if dbs[at].confirm():
@@ -327,7 +342,11 @@ def test_however_copies_write_and_visit_all_end_alike_with_every_row(seed: int) 
                     box.expire(rng.randrange(1, box.last + 2))
                 case "lose":
                     box.lose()
-        visit_all(box, followers, 4)
+        # What was hidden so well that nothing shows it is found out as soon as its log goes on.
+        for turn in ("honest", "all logs go on"):
+            for number, db in enumerate(dbs):
+                put(db, "last", f"{turn} {number}")
+            visit_all(box, followers, 4)
         assert written <= set(keys_of(dbs[0]))
         assert_converged(dbs, ["t"])
         assert len({tuple(db.forks()) for db in dbs}) == 1
