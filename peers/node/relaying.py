@@ -10,9 +10,8 @@ import contextlib
 import logging
 import os
 import random
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
 
 from crdtlog.database import Database
 from crdtlog.errors import (
@@ -31,7 +30,8 @@ from crdtlog.versions import Head, Named, device_of
 from peers.mailbox.candidates import Candidate
 from peers.mailbox.keys import Mailbox, epoch_mailbox
 from peers.mailbox.sync import BATCH_BYTES, Asked, MailboxSync
-from peers.mailbox.uploads import Due, Upload
+from peers.mailbox.uploads import Due
+from peers.node.appending import append_all, ended, together, wait_for
 from peers.node.files import Facts, SharedFile
 from peers.node.giving_by_relay import ByRelay
 from peers.node.handing import hand_over
@@ -51,8 +51,6 @@ RETRY_S = 1.0
 SAVE_S = 1.0
 """How far a mailbox was read is written down this often at most."""
 LONGEST_WAIT_S = 60.0
-APPENDS = 16
-"""So many appends are under way at once."""
 
 
 class Owner(Protocol):
@@ -262,7 +260,7 @@ class RelayLink:
                 for task in done - {news}:
                     task.result()
         finally:
-            await _ended([handing, snapshots, *tasks.values()])
+            await ended([handing, snapshots, *tasks.values()])
 
     async def _hand_over(self, client: Client) -> None:
         done: bytes | None = None
@@ -309,7 +307,7 @@ class RelayLink:
         return _Box(mailbox, sync, saved)
 
     async def _attend(self, client: Client, box: _Box) -> None:
-        await _together(self._follow(client, box), self._tend(client, box))
+        await together(self._follow(client, box), self._tend(client, box))
 
     def _current(self) -> _Box | None:
         """The mailbox of the epoch that is written under."""
@@ -332,7 +330,7 @@ class RelayLink:
             self._owner.relay_changed(self)
         while True:
             box.set_back.clear()
-            await _together(self._read(client, box), _wait_for(box.set_back))
+            await together(self._read(client, box), wait_for(box.set_back))
 
     async def _read(self, client: Client, box: _Box) -> None:
         async with contextlib.aclosing(client.subscribe(box.mailbox.id, box.sync.read)) as pages:
@@ -515,41 +513,16 @@ class RelayLink:
                     for item in batch.entries
                     if item.writer in heads and item.seq <= heads[item.writer].seq
                 ]
-                await self._append(client, box, uploads.plan(wanted, due, client.limits.largest_blob))
+                await append_all(
+                    client,
+                    box.mailbox.id,
+                    uploads.plan(wanted, due, client.limits.largest_blob),
+                    uploads.appended,
+                )
                 position, is_end = batch.position, batch.end
             uploads.done(due, heads, own)
             if due is Due.ALL:
                 await self._save_soon(box)
-
-    async def _append(self, client: Client, box: _Box, uploads: Sequence[Upload]) -> None:
-        """Append blobs, some at once and in order; each upload is noted once all of it is durable there."""
-        room = asyncio.Semaphore(max(1, min(APPENDS, client.limits.requests)))
-        under_way: deque[tuple[Upload, list[asyncio.Task[int]]]] = deque()
-
-        async def append(blob: bytes) -> int:
-            try:
-                return await client.append(box.mailbox.id, blob)
-            finally:
-                room.release()
-
-        async def note_first() -> None:
-            upload, tasks = under_way[0]
-            indexes = [await task for task in tasks]
-            under_way.popleft()
-            box.sync.uploads.appended(upload, max(indexes))
-
-        try:
-            for upload in uploads:
-                under_way.append((upload, []))
-                for blob in upload.blobs:
-                    await room.acquire()
-                    under_way[-1][1].append(asyncio.create_task(append(blob)))
-                while under_way and all(task.done() for task in under_way[0][1]):
-                    await note_first()
-            while under_way:
-                await note_first()
-        finally:
-            await _ended([task for _, tasks in under_way for task in tasks])
 
     # --- what is kept ---------------------------------------------------------------------------------------------
 
@@ -585,25 +558,3 @@ def _reading(position: int, lacking: dict[bytes, int]) -> Callable[[Database], B
         return batch if engine.confirm() else None  # what is uploaded must be marked before (R11)
 
     return read
-
-
-async def _wait_for(event: asyncio.Event) -> None:
-    await event.wait()
-
-
-async def _together(*works: Coroutine[Any, Any, None]) -> None:
-    """Run several until one of them ends or raises, and end the others."""
-    tasks = [asyncio.create_task(work) for work in works]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        await _ended(tasks)
-
-
-async def _ended(tasks: "Sequence[asyncio.Task[Any]] | Any") -> None:
-    tasks = list(tasks)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
