@@ -10,8 +10,8 @@ from crdtlog.values import pack, unpack
 _MAX_BYTES = 4 << 20
 
 
-def _path(home: Home, database: bytes) -> Path:
-    return private_directory(home.keys / "databases") / f"{database.hex()}.epochs"
+def _path(home: Home, database: bytes, what: str = "epochs") -> Path:
+    return private_directory(home.keys / "databases") / f"{database.hex()}.{what}"
 
 
 class Keys:
@@ -30,12 +30,26 @@ class Keys:
         """The secrets, by id. Raises `KeysUnusable` if there are none."""
         found = _read(_path(self._home, self._database))
         if not found:
-            raise KeysUnusable(
-                f"the keys of this database are not in {self._home.keys}",
-                "Set CRDTLOG_HOME to the home that the file was used with, or join the database anew with "
-                "`crdtlog join`.",
-            )
+            raise self._missing()
         return found
+
+    def keep_meeting(self, key: bytes) -> None:
+        """Keep the key by which members recognise one another, of a device without the first epoch's secret."""
+        write_private(_path(self._home, self._database, "meeting"), key)
+
+    def meeting(self) -> bytes:
+        """That key (32 bytes). Raises `KeysUnusable`."""
+        try:
+            return read_private(_path(self._home, self._database, "meeting"), _MAX_BYTES)
+        except FileNotFoundError:
+            raise self._missing() from None
+
+    def _missing(self) -> KeysUnusable:
+        return KeysUnusable(
+            f"the keys of this database are not in {self._home.keys}",
+            "Set CRDTLOG_HOME to the home that the file was used with, or join the database anew with "
+            "`crdtlog join`.",
+        )
 
 
 def _read(path: Path) -> dict[bytes, bytes]:

@@ -77,11 +77,7 @@ def recipients(state: State, epoch: bytes) -> frozenset[bytes]:
 def meeting_key(state: State) -> bytes:
     """The key by which devices of this database recognise one another on a local network (32 bytes)."""
     first = state.epochs.get(cast(bytes, catalog.get_meta(state.connection, "first_epoch")))
-    return (
-        discovery_key(first)
-        if first is not None
-        else cast(bytes, catalog.get_meta(state.connection, "meeting"))
-    )
+    return discovery_key(first) if first is not None else state.keys.meeting()
 
 
 # --- changing the group -------------------------------------------------------------------------------------------

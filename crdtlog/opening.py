@@ -166,6 +166,8 @@ def join_state(path: Path, home: Home, welcome: Welcome, *, name: str | None) ->
                     tracking.check_empty(connection, table)
         keys = Keys(home, welcome.database)
         keys.keep(welcome.epochs)
+        if not welcome.history:
+            keys.keep_meeting(welcome.meeting)
         switch_to_wal(connection, path)
         state = _join(connection, path, device, keys, welcome, written_ms)
     except BaseException:
@@ -192,7 +194,6 @@ def _join(
                 tracking.add_table(state, identity, table, reconcile_ms=-written_ms if welcome.history else 0)
             if not welcome.history:
                 catalog.set_meta(connection, "awaits", 1)
-                catalog.set_meta(connection, "meeting", welcome.meeting)
             connection.execute("COMMIT")
         except BaseException:
             connection.execute("ROLLBACK")
