@@ -149,6 +149,9 @@ def _key_of(state: State, item: Entry) -> bytes:
         return cast(bytes, row[0])
     if (key := state.group.sign_keys().get(author)) is not None:
         return key  # let in by somebody who could not, so that nothing of it counts
+    founder = state.founding.founder
+    if founder.device == author:  # removed before this device joined: a welcome names members alone
+        return founder.sign_key
     if item.kind == "member" and item.seq == 1:
         content = membership.decode_content(item.payload())
         if isinstance(content, Recover) and content.newcomer.device == author:

@@ -148,7 +148,7 @@ def remove(state: State, device: bytes) -> None:
 
 def recover(state: State, key: RecoveryKey) -> None:
     """Become an admin by the recovery key: what the first entry of a new log says. Raises `Usage` for another key."""
-    genesis = membership.decode_genesis(cast(bytes, catalog.get_meta(state.connection, "genesis")))
+    genesis = state.founding
     if genesis.recovery is None:
         raise Usage(
             "this database was founded without a recovery key",

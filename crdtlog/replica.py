@@ -7,15 +7,12 @@ file: SQLite's write lock orders them, and cached facts are refreshed under it.
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import cast
 
 from crdtlog import (
     accept,
-    catalog,
     drain,
     forks,
     members,
-    membership,
     proof,
     reverting,
     rotating,
@@ -86,8 +83,7 @@ class Replica:
     @property
     def recovery(self) -> bytes | None:
         """The recovery key's public half (32 bytes) that the founding record names for ever, or None."""
-        genesis = cast(bytes, catalog.get_meta(self._state.connection, "genesis"))
-        return membership.decode_genesis(genesis).recovery
+        return self._state.founding.recovery
 
     def epochs(self) -> dict[bytes, bytes]:
         """The secrets of all epochs this device holds, by id: the current one first, then the deepest."""

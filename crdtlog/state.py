@@ -26,6 +26,7 @@ from crdtlog.errors import CrdtlogError, EntryRefused, NoSuchTable, Untrackable
 from crdtlog.group import Group, role_counts
 from crdtlog.kinds import REGISTER, TEXT, documents
 from crdtlog.log import Log
+from crdtlog.membership import Genesis, decode_genesis
 from crdtlog.remembered import Remembered
 from crdtlog.schema import Places, difference, from_wire, read_table
 from crdtlog.values import unpack
@@ -81,6 +82,11 @@ class State:
         #: stamp: the drain under way takes them
         self.prepared: dict[tuple[int, Value, int], Callable[[int], OwnEdit]] = {}
         self._reload()
+
+    @property
+    def founding(self) -> Genesis:
+        """The record whose hash is the database's id: its founder, and the recovery key's public half."""
+        return decode_genesis(cast(bytes, catalog.get_meta(self.connection, "genesis")))
 
     # --- freshness ------------------------------------------------------------------------------------------------
 

@@ -79,6 +79,24 @@ def test_a_device_that_joins_afterwards_finds_the_same_to_count(tmp_path: Path) 
         assert role(d, c) is None
 
 
+def test_a_device_that_joins_after_the_founder_was_removed_takes_the_founders_entries_in(
+    tmp_path: Path,
+) -> None:
+    with World(tmp_path) as world:
+        a, b = devices(world, ["a", "b"], TABLE, "INSERT INTO t VALUES ('first', 1)")
+        put(a, "second", 2)
+        send(a, b)
+        b.remove_member(a.device.id)
+        c = world.join("c", b)
+
+        send(b, c)
+        c.caught_up()
+
+        assert rows_of(c) == [("first", 1), ("second", 2)]
+        assert role(c, a) is None
+        assert_converged([b, c], ["t"])
+
+
 def test_an_honest_entry_that_builds_on_what_is_cut_brings_it_along(tmp_path: Path) -> None:
     with World(tmp_path) as world:
         a, b, c = devices(world, ["a", "b", "c"], TABLE)
