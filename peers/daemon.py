@@ -109,6 +109,8 @@ class Commands:
         return {"v": 1}
 
     async def _sync(self, arguments: Mapping[str, Any], channel: Channel) -> Message:
+        for replaced in arguments.get("replaces") or ():
+            await self._node.drop_file(str(replaced), f"{_path(arguments).name} takes its place")
         await self._add(arguments, channel)
         timeout = _seconds(arguments, "timeout")
         return await self._node.sync(_path(arguments), timeout)

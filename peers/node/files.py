@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 from crdtlog import database
 from crdtlog.database import Database
 from crdtlog.device import Home
-from crdtlog.errors import CrdtlogError
+from crdtlog.errors import CrdtlogError, WrongDevice
 from crdtlog.members import Member
 from crdtlog.proof import Fork
 from crdtlog.versions import Head
@@ -345,16 +345,21 @@ class SharedFile:
         return None if inode == self._inode else "another file has taken its place"
 
 
-async def open_shared_file(path: Path, home: Home) -> SharedFile:
+async def open_shared_file(
+    path: Path, home: Home, served: Mapping[bytes, Path] = MappingProxyType({})
+) -> SharedFile:
     """Open a file that is a crdtlog database already, and take the lock of the one that exchanges its entries.
 
-    Raises what `crdtlog.open` raises, and `Locked`.
+    `served` are the files of this process by their databases' ids: of one database there is no second. Raises what
+    `crdtlog.open` raises, `WrongDevice` (a second one) and `Locked`.
     """
     executor = ThreadPoolExecutor(1, thread_name_prefix=path.name)
 
     def opened() -> tuple[Database, locks.NetworkLock, Facts, dict[bytes, dict[bytes, int]]]:
         engine = database.open_database(path, home=home, create=False)
         try:
+            if (other := served.get(engine.id)) is not None:
+                raise _a_second(path, other)
             lock = locks.network_lock(home, engine.id, path)
         except BaseException:
             engine.close()
@@ -367,6 +372,14 @@ async def open_shared_file(path: Path, home: Home) -> SharedFile:
         executor.shutdown(wait=False)
         raise
     return SharedFile(engine, executor, lock, facts, held)
+
+
+def _a_second(path: Path, other: Path) -> WrongDevice:
+    names = (path.name, other.name) if path.name != other.name else (str(path), str(other))
+    return WrongDevice(
+        f"{names[0]} is of the same database as {names[1]}, which is served here already",
+        f"A device exchanges one of them. If it is to be this one, end the daemon, then: crdtlog up {path}",
+    )
 
 
 def _anew(count: int) -> str:

@@ -11,12 +11,12 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import crdtlog
 from crdtlog import catalog, welcome
 from crdtlog import device as devices
-from crdtlog.connection import open_file
+from crdtlog.connection import open_file, translated
 from crdtlog.device import Home, device_id
 from crdtlog.errors import (
     CrdtlogError,
@@ -119,10 +119,14 @@ async def join(
     device = await asyncio.to_thread(devices.load_device, where.prepare(), name=name)
     joining = _Joining(parsed, device, absolute, where, name, progress, insecure_relay=insecure_relay)
     joined, found_at = await joining.run(peers, mdns, meeting_at)
-    known.remember_file(where, absolute)
+    replaced = await asyncio.to_thread(_take_place, where, absolute, joined.database_id)
+    for file in replaced:
+        progress(
+            f"{file.name} is the same database, and is not exchanged any more: {absolute.name} takes its place"
+        )
     issuer = {"id": device_id(joined.issuer.sign_key).hex(), "name": joined.issuer.name}
     progress(f"joined as {joined.role}; receiving rows from {joined.issuer.name}")
-    why = await _catch_up(absolute, where, found_at, issuer["id"], progress)
+    why = await _catch_up(absolute, where, found_at, issuer["id"], progress, replaced)
     return {
         "v": 1,
         "joined": {
@@ -163,19 +167,45 @@ def _is_database(path: Path) -> bool:
         connection.close()
 
 
+def _take_place(home: Home, path: Path, database: bytes) -> list[Path]:
+    """Have the home serve this file, and no other of the same database; those that it served till now."""
+    replaced = [file for file in known.known_files(home) if file != path and _database_of(file) == database]
+    for file in replaced:
+        known.forget_file(home, file)
+    known.remember_file(home, path)
+    return replaced
+
+
+def _database_of(path: Path) -> bytes | None:
+    """The id of the database that a file is part of, if that can be read."""
+    try:
+        connection = open_file(path, create=False)
+    except CrdtlogError:
+        return None
+    try:
+        with translated(path):
+            return (
+                cast(bytes, catalog.get_meta(connection, "database")) if catalog.exists(connection) else None
+            )
+    except CrdtlogError:
+        return None
+    finally:
+        connection.close()
+
+
 async def _catch_up(
-    path: Path, home: Home, address: str | None, issuer: str, progress: Progress
+    path: Path, home: Home, address: str | None, issuer: str, progress: Progress, replaces: Sequence[Path]
 ) -> str | None:
     """Fetch what the issuer has and send it what was here; None, or why that is not done yet.
 
-    `address` is where the issuer answered, None if that was at a relay.
+    `address` is where the issuer answered, None if that was at a relay. A daemon stops to serve what `path` replaces.
     """
     why: str | None = None
     for attempt in range(CATCH_UP_ATTEMPTS):
         if attempt:
             await asyncio.sleep(CATCH_UP_PAUSE_SECONDS)
         try:
-            result = await _sync(path, home, address, progress)
+            result = await _sync(path, home, address, progress, replaces)
         except CrdtlogError as error:
             why = str(error)
             continue
@@ -188,7 +218,9 @@ async def _catch_up(
     return why
 
 
-async def _sync(path: Path, home: Home, address: str | None, progress: Progress) -> dict[str, Any]:
+async def _sync(
+    path: Path, home: Home, address: str | None, progress: Progress, replaces: Sequence[Path]
+) -> dict[str, Any]:
     """Through this home's daemon if it runs (it serves the file from now on), otherwise by a node of our own."""
     try:
         daemon = await asyncio.to_thread(Client.connect, home)
@@ -200,7 +232,8 @@ async def _sync(path: Path, home: Home, address: str | None, progress: Progress)
             return await node.sync(path, None if peers else RELAY_SECONDS)
     with daemon:
         seconds = None if address is not None else RELAY_SECONDS
-        return await asyncio.to_thread(lambda: daemon.request("sync", path=str(path), timeout=seconds))
+        asked = {"path": str(path), "replaces": [str(file) for file in replaces], "timeout": seconds}
+        return await asyncio.to_thread(lambda: daemon.request("sync", **asked))
 
 
 # --- finding the issuer, and talking to it ------------------------------------------------------------------------

@@ -126,12 +126,14 @@ class Node:
     async def add_file(self, path: Path | str) -> None:
         """Serve a file; nothing happens if it is served already.
 
-        Raises what `crdtlog.open` raises, and `Locked` if another process exchanges its entries.
+        Raises what `crdtlog.open` raises, `WrongDevice` if another file of its database is served, and `Locked` if
+        another process exchanges its entries.
         """
         async with self._adding:
             if self._find(path) is not None:
                 return
-            file = await open_shared_file(Path(path).absolute(), self.home)
+            served = {sharing.file.database: sharing.file.path for sharing in self._sharings.values()}
+            file = await open_shared_file(Path(path).absolute(), self.home, served)
             sharing = Sharing(file, self._around, self.log, self._trust_members)
             file.on_lost = lambda reason: self._lost(sharing, reason)
             self._sharings[file.real_path] = sharing
@@ -139,6 +141,14 @@ class Node:
             await sharing.start(self.options.peers, self._relays, self._forgotten)
             self._watcher.add(file.real_path, file.wake)
             await self._announce()
+
+    async def drop_file(self, path: Path | str, why: str) -> None:
+        """Serve a file no more, and tell why; nothing happens if it is not served."""
+        async with self._adding:
+            found = self._find(path)
+            if found is not None:
+                found.say(f"{why}; it is not served any more")
+                await self._remove(found)
 
     def files(self) -> list[Path]:
         """The files that are served."""

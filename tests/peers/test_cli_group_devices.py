@@ -4,6 +4,7 @@ import signal
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -100,6 +101,52 @@ def test_a_device_that_is_removed_while_its_daemon_runs_gets_nothing_more(
         assert not connection.execute("SELECT 1 FROM notes WHERE id = 'd'").fetchall()
     assert [row[0] for row in real.rows()] == ["a", "b", "c", "d"]
     assert [item["name"] for item in real.json("devices", "notes.db")["devices"]] == ["laptop"]
+
+
+@pytest.mark.parametrize("with_daemon", [True, False], ids=["daemon", "alone"])
+def test_a_device_that_is_let_in_again_goes_on_with_the_new_file(
+    real: Machine, machine: Callable[[str], Machine], with_daemon: bool
+) -> None:
+    phone = machine("phone")
+    real.up()
+    shared(real, phone)
+    phone.run("leave", "notes.db", "--yes")
+    if with_daemon:
+        phone.up(real)
+    else:
+        phone.run("sync", "notes.db")
+    eventually(lambda: len(real.json("devices", "notes.db")["devices"]) == 1, "the laptop hears that it left")
+
+    pairing, code = real.pair("--yes")
+    _, said = phone.run("join", code, "again.db", "--peer", real.address)
+
+    assert finished(pairing).code == 0
+    assert "notes.db is the same database" in said and "again.db takes its place" in said
+    assert "Not all rows" not in said
+    assert [Path(file["path"]).name for file in phone.json("status")["files"]] == ["again.db"]
+    real.write("INSERT INTO notes VALUES ('c', 'Rice', NULL)")
+    assert phone.json("sync", "again.db")["sync"]["complete"]
+    with closing(sqlite3.connect(phone.files / "again.db")) as connection:
+        assert connection.execute("SELECT * FROM notes ORDER BY id").fetchall() == real.rows()
+    assert [row[0] for row in phone.rows()] == ["a", "b"]
+
+
+def test_a_second_file_of_a_database_that_is_served_is_refused_by_name(
+    real: Machine, machine: Callable[[str], Machine]
+) -> None:
+    phone = machine("phone")
+    real.up()
+    shared(real, phone)
+    phone.run("leave", "notes.db", "--yes")
+    pairing, code = real.pair("--yes")
+    phone.run("join", code, "again.db", "--peer", real.address)
+    assert finished(pairing).code == 0
+    phone.up(real)
+
+    _, said = phone.run("sync", "again.db", fails=1)
+
+    assert "again.db is of the same database as notes.db, which is served here already" in said
+    assert f"end the daemon, then: crdtlog up {phone.files / 'again.db'}" in said
 
 
 def test_what_is_said_of_the_group_reaches_a_running_daemon(
