@@ -178,9 +178,15 @@ class Sharing:
         return notices.name_of(self.file.facts, device)
 
     @property
-    def _is_out(self) -> bool:
+    def is_out(self) -> bool:
         """Whether this device does not belong any more, as far as it knows."""
         return any(member.device == self.file.device.id for member in self.file.facts.removed)
+
+    @property
+    def was_removed(self) -> bool:
+        """Whether another device removed this one, as far as it knows."""
+        own = self.file.device.id
+        return any(gone.device == own and gone.removed_by != own for gone in self.file.facts.removed)
 
     def _file_changed(self, before: Facts, after: Facts) -> None:
         if before.members != after.members:
@@ -463,7 +469,7 @@ class Sharing:
     def _note_end(self, link: Link, ended: Close, was_current: bool) -> None:
         is_fault = ended.code in _FAULTS and not ended.by_peer
         text = told(ended.reason, ended.hint, by_peer=ended.by_peer)
-        if ended.code == Code.REMOVED and ended.by_peer and self._is_out:
+        if ended.code == Code.REMOVED and ended.by_peer and self.is_out:
             self.know_we_left.add(link.device)
             self._tell()
         if is_fault:

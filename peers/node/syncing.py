@@ -6,7 +6,7 @@ Knows what a sharing offers. Must not know how devices are dialled or relays are
 import asyncio
 from typing import Any
 
-from crdtlog.errors import NoPeer
+from crdtlog.errors import NoPeer, PeerRefused
 from peers.node.sharing import Sharing
 
 SIGHTING_SECONDS = 3.0
@@ -18,27 +18,49 @@ async def sync(sharing: Sharing, timeout_s: float | None) -> dict[str, Any]:
 
     Each device's `state` is `equal`, `behind` (it was reached, but time ran out), `relay` (it was not reached, and
     everything was exchanged with a relay) or `unreachable`. Raises `NoPeer` if there are other devices and neither one
-    of them nor a relay was reached.
+    of them nor a relay was reached, and `PeerRefused` if this device was removed.
     """
+    was_removed = sharing.was_removed
     await sharing.file.drain()
     try:
         async with asyncio.timeout(timeout_s):
             sharing.relays.poke()
             await _reach_all(sharing)
-            await sharing.wait_for(lambda: _all_equal(sharing) and sharing.relays.is_settled)
+            await sharing.wait_for(
+                lambda: (
+                    (_all_equal(sharing) and sharing.relays.is_settled)
+                    or (sharing.was_removed and not was_removed)  # it may have been let in again meanwhile
+                )
+            )
     except TimeoutError:
         pass
     own, members = sharing.file.device.id, sharing.file.facts.members
     devices = [_state(sharing, member.device) for member in members if member.device != own]
     relays = sharing.relays.sync_states()
-    if devices and all(found["state"] == "unreachable" for found in (*devices, *relays)):
-        raise NoPeer(
-            f"no other device of {sharing.file.path.name} could be reached: "
-            + "; ".join(f"{device['name']}: {device['why']}" for device in devices),
-            "Start `crdtlog up` there, or name an address with --peer HOST:PORT.",
+    if sharing.was_removed:
+        raise PeerRefused(
+            f"this device was removed from {sharing.file.path.name}: nothing of it is exchanged any more",
+            f"Who did it: crdtlog devices {sharing.file.path} --all. An admin can let it in again: crdtlog pair",
         )
+    if devices and all(found["state"] == "unreachable" for found in (*devices, *relays)):
+        raise _nobody(sharing, devices)
     is_complete = all(device["state"] in ("equal", "relay") for device in devices)
     return {"complete": is_complete, "devices": devices, "relays": relays}
+
+
+def _nobody(sharing: Sharing, devices: list[dict[str, Any]]) -> NoPeer:
+    path = sharing.file.path
+    reasons = "; ".join(f"{device['name']}: {str(device['why']).rstrip('.')}" for device in devices)
+    if all(bytes.fromhex(device["id"]) in sharing.problems for device in devices):
+        return NoPeer(
+            f"no other device of {path.name} would exchange it with this device: {reasons}",
+            "Look on an admin's device who belongs: crdtlog devices FILE --all. "
+            "If this device should, let it in again: crdtlog pair FILE",
+        )
+    return NoPeer(
+        f"no other device of {path.name} could be reached: {reasons}",
+        f"Start `crdtlog up` there, or name its address: crdtlog up {path} --peer HOST:PORT",
+    )
 
 
 async def _reach_all(sharing: Sharing) -> None:

@@ -173,6 +173,7 @@ def test_sync_says_when_nobody_can_be_reached(laptop: Machine, phone: Machine) -
 
     assert out == ""
     assert "no other device of notes.db could be reached" in err.lower() and "laptop" in err
+    assert f"or name its address: crdtlog up {phone.file} --peer HOST:PORT" in err
     assert "crdtlog up" in err
 
 

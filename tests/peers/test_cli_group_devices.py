@@ -96,7 +96,8 @@ def test_a_device_that_is_removed_while_its_daemon_runs_gets_nothing_more(
     real.write("INSERT INTO notes VALUES ('d', 'Secret', NULL)")
     phone.write("INSERT INTO notes VALUES ('e', 'Late', NULL)")
     _, said = phone.run("sync", "notes.db", "--timeout", "5", fails=75)
-    assert "reached" in said
+    assert "would exchange it with this device: laptop: " in said and ".;" not in said
+    assert "crdtlog devices" in said and "crdtlog pair" in said
     with closing(sqlite3.connect(phone.file)) as connection:
         assert not connection.execute("SELECT 1 FROM notes WHERE id = 'd'").fetchall()
     assert [row[0] for row in real.rows()] == ["a", "b", "c", "d"]

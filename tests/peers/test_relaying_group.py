@@ -9,6 +9,7 @@ import pytest
 import crdtlog
 from crdtlog.database import Database
 from crdtlog.epoch_keys import EpochKeys
+from crdtlog.errors import PeerRefused
 from peers.mailbox import uploads
 from peers.node import relaying
 from tests.peers.nodes import Machine, link, linked, run, until
@@ -92,6 +93,26 @@ def test_who_was_away_finds_removal_and_rotation_at_the_relay(
                     await until(lambda: phone.said("this device was removed by laptop"))
             assert phone.notes() == {"a": "before"}
             assert epoch(laptop) not in secrets(phone)
+
+    run(scenario())
+
+
+def test_a_removed_device_that_syncs_is_told_so_at_once(
+    laptop: Machine, phone: Machine, desktop: Machine, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        await three(laptop, phone, desktop)
+        async with relay(tmp_path) as at:
+            for machine in (laptop, phone):
+                async with apart(machine, at) as node:
+                    await exchanged(node, machine)
+            removes(laptop, phone)
+            async with apart(laptop, at) as node:
+                await exchanged(node, laptop)
+            async with apart(phone, at) as node:
+                with pytest.raises(PeerRefused, match="this device was removed from") as refused:
+                    await node.sync(phone.path, 20.0)
+            assert "crdtlog pair" in refused.value.hint
 
     run(scenario())
 
