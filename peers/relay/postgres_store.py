@@ -142,7 +142,7 @@ class PostgresStore(Store):
         async with _available(starting=True):
             self._pool = await asyncpg.create_pool(
                 self._url,
-                min_size=1,
+                min_size=0,  # what keeps a least number would tell of every failure itself, with tracebacks
                 max_size=_POOL,
                 command_timeout=_COMMAND_S,
                 timeout=_CONNECT_S,
@@ -470,9 +470,12 @@ def _asyncpg() -> Any:
 
 
 def _faults() -> tuple[type[Exception], ...]:
-    """What the database, and the way to it, may have against a statement."""
+    """What the database, and the way to it, may have against a statement.
+
+    An internal error is what asyncpg makes of a connection that ends between two statements.
+    """
     asyncpg = _asyncpg()
-    return OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError
+    return OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError
 
 
 @contextlib.asynccontextmanager

@@ -334,6 +334,8 @@ def test_postgresql_restarted_under_load_loses_nothing_that_was_acknowledged(
                 error.code == "store" and error.temporary and error.retry_after_s for error in refusals
             )
             assert not any(writer.broken for writer in writers), "the relays themselves went on"
+            said = "".join(process.log.read_text() for process in processes)
+            assert "the relay's store cannot work: " in said and "Traceback" not in said, said
             assert [process.stop() for process in processes] == [0, 0]
 
     run(scenario())
