@@ -10,9 +10,9 @@ from pathlib import Path
 
 from crdtlog import catalog, members, membership, tracking
 from crdtlog.connection import open_file, switch_to_wal, translated
-from crdtlog.device import Device, Home, load_device, new_writer
+from crdtlog.device import KEY_FILE_NAME, Device, Home, load_device, new_writer
 from crdtlog.epochs import Keys
-from crdtlog.errors import NotInitialised, PairingFailed, Unsupported, Usage, WrongDevice
+from crdtlog.errors import KeysUnusable, NotInitialised, PairingFailed, Unsupported, Usage, WrongDevice
 from crdtlog.log import Log
 from crdtlog.membership import Founding, Genesis
 from crdtlog.recovery import PUBLIC_BYTES, SEED_BYTES, RecoveryKey, is_public
@@ -52,7 +52,7 @@ def open_state(
             _found(connection, path, device, home, recovery)
         else:
             _check(connection, path)
-            device = load_device(home, create=False)
+            device = _own_device(path, home)
         database = catalog.get_meta(connection, "database")
         assert isinstance(database, bytes)
         _check_device(connection, path, device, home)
@@ -81,6 +81,20 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
             f"{path} was written by another version of crdtlog (format {version}, this one reads {catalog.FORMAT})",
             "Use the newer program on this device.",
         )
+
+
+def _own_device(path: Path, home: Home) -> Device:
+    """This home's device, for a file that some device's home made. Raises what `load_device` raises."""
+    try:
+        return load_device(home, create=False)
+    except KeysUnusable as error:
+        if (home.keys / KEY_FILE_NAME).exists():
+            raise
+        raise KeysUnusable(
+            f"there are no device keys in {home.keys}, and {path} belongs to a device",
+            "Set CRDTLOG_HOME to the home that this file was made with. If that is lost, or this a copy: any program "
+            "can read the rows; this device joins with a file of another name: crdtlog join CODE FILE",
+        ) from error
 
 
 def _check_device(connection: sqlite3.Connection, path: Path, device: Device, home: Home) -> None:

@@ -159,6 +159,7 @@ def _belongs(database: "Database") -> Iterator[Finding]:
 def _group(database: "Database") -> Iterator[Finding]:
     """What admins who did not know of one another said of the same device."""
     known = {member.device: member for member in database.devices()}
+    where = "Decide" if known[database.device.id].role == "admin" else "On an admin's device"
     for conflict in database.admins_conflict():
         member = known[conflict.device]
         said = sorted({f"{known[by].name} said {role or 'removed'}" for _, by, role in conflict.said})
@@ -171,7 +172,7 @@ def _group(database: "Database") -> Iterator[Finding]:
         else:
             yield Finding(
                 "admins", "problem", f"{what}; it is {member.role} until an admin decides",
-                f"Decide: crdtlog role {database.path} {member.device.hex()[:SHOWN_DIGITS]} ROLE, or crdtlog remove",
+                f"{where}: crdtlog role {database.path} {member.device.hex()[:SHOWN_DIGITS]} ROLE, or crdtlog remove",
             )  # fmt: skip
 
 
@@ -209,7 +210,7 @@ def _held(database: "Database") -> Iterator[Finding]:
         entries = f"{count(number, 'entry')} of {device}"
         if summary == WAITING:
             yield Finding(
-                "held", "note", f"{entries} are held and do not count: {device} was removed, or might not write",
+                "held", "note", f"{entries} held, not counted: {device} was removed, or might not write",
                 f"Who did it: crdtlog log {database.path} --kind member",
             )  # fmt: skip
         else:

@@ -346,11 +346,15 @@ def test_doctor_names_the_keys_that_are_missing_or_of_another_device(
 ) -> None:
     monkeypatch.setenv("CRDTLOG_HOME", str(home("empty")))
     missing = crdtlog("doctor", shared, fails=3)
+    again = crdtlog("init", shared, fails=1)
     other = made(shared.with_name("other.db"), NOTES)
     crdtlog("init", other)
     foreign = crdtlog("doctor", shared, fails=3)
 
-    assert "no device keys" in missing.out
+    for said in (missing.out, again.err):
+        assert "no device keys" in said
+        told = said.partition(f"{shared} belongs to a device")[2]
+        assert "crdtlog join CODE" in told and "crdtlog init" not in told
     assert "belongs to another device" in foreign.out and "crdtlog pair" in foreign.out
 
 

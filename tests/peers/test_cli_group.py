@@ -369,6 +369,11 @@ def test_doctor_tells_of_admins_who_disagree_until_one_decides(group: Group) -> 
     assert finding["state"] == "problem"
     for words in ("about tablet", "laptop said writer", "phone said reader", "it is reader until"):
         assert words in finding["message"]
+    sync(group.laptop, group.tablet)
+    (seen,) = findings(group.run(group.tablet, "doctor", "--json", fails=3), "admins")
+    assert seen["message"] == finding["message"] and seen["next"].startswith(
+        "On an admin's device: crdtlog role"
+    )
     command = finding["next"].partition("crdtlog ")[2].partition(" ROLE")[0].split()
     assert command[0] == "role" and Path(command[1]) == group.laptop.path
     done = group.run(group.laptop, "role", command[2], "reader")  # what doctor says, with what holds already
