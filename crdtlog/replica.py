@@ -85,6 +85,11 @@ class Replica:
         """The recovery key's public half (32 bytes) that the founding record names for ever, or None."""
         return self._state.founding.recovery
 
+    @property
+    def taken_back(self) -> int:
+        """How many rows of this device's log were put aside since the file was opened; see `crdtlog_aside`."""
+        return self._state.taken_back
+
     def epochs(self) -> dict[bytes, bytes]:
         """The secrets of all epochs this device holds, by id: the current one first, then the deepest."""
         self._state.refresh()

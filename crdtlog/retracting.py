@@ -57,6 +57,7 @@ def put_aside(state: State, retracted: Retracted) -> None:
         if may_write:
             put(state, tracked, [row for row in again if row is not None])
         keep(state, tracked, rows, REASON)
+        state.taken_back += len(rows)
 
 
 def _first_lost(state: State, writer: Writer) -> int | None:

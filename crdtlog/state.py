@@ -72,6 +72,8 @@ class State:
         #: whether that is to be done at once, however long it takes: rows stand as they were some entries ago
         self.must_finish = False
         self.undone = 0
+        #: rows of this device's that were put aside since it was opened, as what it had written does not count
+        self.taken_back = 0
         self._generation: object = None
         self._position = -1
         self._schema_version = -1
@@ -94,6 +96,7 @@ class State:
     def transaction(self) -> Iterator[None]:
         """One write transaction: waits for the lock, refreshes what is cached, commits durably or undoes everything."""
         with translated(self.path), no_collection():
+            taken_back = self.taken_back
             self.connection.execute("BEGIN IMMEDIATE")
             try:
                 self._refresh()
@@ -102,6 +105,7 @@ class State:
                 self.connection.execute("COMMIT")
             except BaseException:
                 self.undone += 1
+                self.taken_back = taken_back
                 if self.connection.in_transaction:
                     self.connection.execute("ROLLBACK")
                 # What was read or noted inside is undone with it, a schema found changed included.

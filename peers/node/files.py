@@ -57,9 +57,9 @@ class Facts(NamedTuple):
 
     `removed` are the devices that do not belong any more, `meeting` is the key by which members find one another,
     `is_safe` whether nobody removed knows the current one's.
-    `unconfirmed` are the hashes of own entries that others cannot know, if the file is in order. `awaits_snapshot` says
-    that this device was let in without history and has nothing yet; `spared` what does not belong into an epoch's
-    mailbox.
+    `unconfirmed` are the hashes of own entries that others cannot know, if the file is in order. `taken_back` counts
+    the own rows that were put aside since the file was opened. `awaits_snapshot` says that this device was let in
+    without history and has nothing yet; `spared` what does not belong into an epoch's mailbox.
     """
 
     heads: Mapping[bytes, Head]
@@ -71,6 +71,7 @@ class Facts(NamedTuple):
     is_safe: bool
     unconfirmed: Mapping[int, bytes]
     forks: tuple[Fork, ...]
+    taken_back: int
     awaits_snapshot: bool = False
     spared: Mapping[bytes, Mapping[bytes, int]] = MappingProxyType({})
 
@@ -402,6 +403,7 @@ def _facts(engine: Database) -> Facts:
         engine.epoch_keys.is_safe,
         engine.unconfirmed(),
         tuple(engine.forks()),
+        engine.taken_back,
         engine.awaits_snapshot,
         engine.epoch_keys.spared(),
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from crdtlog.retracting import REASON
 from peers.node.files import Facts
 
 
@@ -9,6 +10,12 @@ def name_of(facts: Facts, device: bytes) -> str:
     """The name of a device that belongs or belonged; else the beginning of its id."""
     everybody = (*facts.members, *facts.removed)
     return next((member.name for member in everybody if member.device == device), device.hex()[:12])
+
+
+def taken_back(rows: int) -> str:
+    """That so many rows which were written here do not count."""
+    count = "1 row" if rows == 1 else f"{rows:,} rows"
+    return f"{REASON}: what was written here was taken back, and put aside ({count})"
 
 
 def changes(before: Facts, after: Facts, own: bytes) -> Iterator[str]:

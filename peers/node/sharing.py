@@ -200,6 +200,8 @@ class Sharing:
             for member in after.removed:
                 self.dialer.forget(member.device)
             self._on_members()
+        if rows := after.taken_back - before.taken_back:
+            self.say(notices.taken_back(rows))
         if before.forks != after.forks:
             self._forked(before, after)
         if before.awaits_snapshot and not after.awaits_snapshot:

@@ -131,3 +131,22 @@ def test_a_role_that_changes_is_told_and_a_readers_writes_are_undone_and_told(
             await until(lambda: phone.notes() == {"a": "mine", "b": "on"})
 
     run(scenario())
+
+
+def test_what_is_taken_back_because_others_had_made_this_a_reader_is_told(
+    laptop: Machine, phone: Machine
+) -> None:
+    async def scenario() -> None:
+        async with linked(laptop, phone):
+            pass
+        phone_id = phone.id
+        with opened(laptop) as db:
+            db.change_role(phone_id, "reader")
+        with opened(phone) as db:
+            db.execute("INSERT INTO notes (id, title) VALUES ('a', 'offline'), ('b', 'offline')")
+            db.drain_all()
+        async with laptop.node() as node, phone.node(str(node.address)):
+            await until(lambda: phone.notes() == {})
+            await until(lambda: phone.said("made a reader, before others had this", "put aside (2 rows)"))
+
+    run(scenario())
