@@ -475,10 +475,12 @@ class Evaluated:
         """The epoch to write under, of those whose secrets are held: the deepest that nobody removed knows.
 
         None if there is none: then somebody must rotate. Who was let in after an epoch began, or without its author
-        knowing, may have been told its secret; who is no recipient though the author knew of it, was left out.
+        knowing, may have been told its secret; who is no recipient though the author knew of it, was left out. A device
+        that left has nothing to keep from itself: under the epoch of till now it tells the others.
         """
         epochs = self.epochs
-        gone = [device for device, standing in self.members.items() if standing.role is None]
+        own = self._own.device if self._own is not None else None
+        gone = [device for device, it in self.members.items() if it.role is None and device != own]
         best: tuple[int, bytes] | None = None
         for name in held:
             depth = max((epoch.depth for epoch in epochs.get(name, ())), default=0)

@@ -117,6 +117,35 @@ def test_a_removed_device_that_syncs_is_told_so_at_once(
     run(scenario())
 
 
+def test_who_leaves_tells_the_others_through_the_relay(
+    laptop: Machine, phone: Machine, desktop: Machine, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        await three(laptop, phone, desktop)
+        async with relay(tmp_path) as at:
+            for machine in (laptop, phone, desktop):
+                async with apart(machine, at) as node:
+                    await exchanged(node, machine)
+            removes(phone, phone)
+            async with apart(phone, at) as node:
+                answer = await node.sync(phone.path, 20.0)
+            assert answer["sync"]["complete"]
+            async with apart(laptop, at) as node:
+                await until(lambda: laptop.said("phone has left"))
+                await exchanged(node, laptop)
+            laptop.write("a", "after")
+            async with apart(laptop, at) as node:
+                await exchanged(node, laptop)
+            async with apart(desktop, at):
+                await until(lambda: desktop.notes() == {"a": "after"})
+            async with apart(phone, at) as node:
+                await node.sync(phone.path, 2.0)
+            assert phone.notes() == {}
+            assert epoch(laptop) not in secrets(phone)
+
+    run(scenario())
+
+
 def test_two_removals_apart_are_followed_by_keys_that_neither_has(
     laptop: Machine, phone: Machine, desktop: Machine, tmp_path: Path
 ) -> None:
