@@ -20,7 +20,7 @@ def unlock(state: State) -> None:
 
 def choose(state: State) -> None:
     """Write under the deepest epoch that nobody removed knows, of those held; under the one before if there is none."""
-    if state.role(state.device.id) is None or not rotations(state):
+    if not rotations(state):
         return
     best = state.group.found.writing_epoch(state.epochs)
     if best is not None and best != state.epoch:

@@ -52,9 +52,23 @@ class FileRelays:
                 self._owner.say(f"relay {text.partition('#')[0]} is not used any more")
 
     async def add(self, address: RelayAddress) -> None:
-        """Use one more relay from now on, and remember it. Raises `Usage` if there are too many, or none is used."""
+        """Use one more relay from now on, and remember it. Raises `Usage` if there are too many, or none is used.
+
+        One that is used already with another token or fingerprint is used with these from now on, if any are named.
+        """
         if not self._is_used:
             raise Usage("no relay is used here", "Start the daemon without --no-relay.")
+        known = await self._file.run(lambda engine: engine.relays.urls())
+        same = [
+            text for text in known if any(a.shown == address.shown for a in usable([text], insecure=True))
+        ]
+        if same and address.text not in same:
+            if address.url.pin is None and address.token is None:
+                return
+            for text in same:
+                await self._file.hold(partial(_forgetting, text))
+                if (link := self._links.pop(text, None)) is not None:
+                    await link.close()
         if len(self._links) >= MAX_RELAYS and address.text not in self._links:
             raise Usage(f"a file uses {MAX_RELAYS} relays at most")
         if address.text not in self._links:

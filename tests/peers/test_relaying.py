@@ -498,3 +498,22 @@ def test_status_names_the_relay_and_the_devices_that_meet_there(
             assert found["relays"] == [{"url": at.url.base, "connected": True, "problem": None}]
 
     run(scenario())
+
+
+def test_a_relay_that_is_named_with_another_token_takes_the_place_of_itself(
+    laptop: Machine, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        async with relay(tmp_path) as at:
+            url = f"ws://127.0.0.1:{at.port}"
+            for named in (f"{url}#token=old", f"{url}#token=new", url):
+                async with laptop.node(accepts=False, relays=[named]) as node:
+                    await until(lambda: len(node.sharing(laptop.path).relays.addresses) == 1)
+            async with laptop.node(accepts=False) as node:
+                (address,) = node.sharing(laptop.path).relays.addresses
+                assert address.token == "new"
+                await node.sharing(laptop.path).relays.add(RelayAddress.parse(f"{url}#token=newer"))
+                (address,) = node.sharing(laptop.path).relays.addresses
+                assert address.token == "newer"
+
+    run(scenario())

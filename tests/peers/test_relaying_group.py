@@ -146,6 +146,28 @@ def test_who_leaves_tells_the_others_through_the_relay(
     run(scenario())
 
 
+def test_who_leaves_without_knowing_of_a_removal_tells_the_others_all_the_same(
+    laptop: Machine, phone: Machine, desktop: Machine, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        await three(laptop, phone, desktop)
+        async with relay(tmp_path) as at:
+            for machine in (laptop, phone, desktop):
+                async with apart(machine, at) as node:
+                    await exchanged(node, machine)
+            removes(laptop, desktop)
+            async with apart(laptop, at) as node:
+                await exchanged(node, laptop)
+            removes(phone, phone)
+            async with apart(phone, at) as node:
+                answer = await node.sync(phone.path, 20.0)
+            assert answer["sync"]["complete"]
+            async with apart(laptop, at) as node:
+                await until(lambda: laptop.said("phone has left"))
+
+    run(scenario())
+
+
 def test_two_removals_apart_are_followed_by_keys_that_neither_has(
     laptop: Machine, phone: Machine, desktop: Machine, tmp_path: Path
 ) -> None:
