@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 _MAX_PERSON_CHARACTERS = 100
 
 _history_option = click.option(
-    "--history/--no-history",
+    "--no-history",
+    "history",
+    is_flag=True,
+    flag_value=False,
     default=True,
-    show_default=True,
-    help="Whether the device may read what was overwritten or deleted before it joins.",
+    help="Give it nothing that was overwritten or deleted before it joins.",
 )
 
 
