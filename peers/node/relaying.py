@@ -50,7 +50,7 @@ FIRST_QUIET_S = 5.0
 RETRY_S = 1.0
 SAVE_S = 1.0
 """How far a mailbox was read is written down this often at most."""
-LONGEST_WAIT_S = 60.0
+SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.05, 60.0
 
 
 class Owner(Protocol):
@@ -448,7 +448,10 @@ class RelayLink:
         if self._heads(box) is not None and self._may_upload(box):
             upload_at = box.sync.uploads.wake_at
             times.append(max(upload_at or 0.0, box.quiet_until) or None)
-        wake_at = min((at for at in times if at is not None and at > now), default=now + LONGEST_WAIT_S)
+        # What has become due while other things were done is due at once.
+        wake_at = min(
+            (max(at, now + SHORTEST_WAIT_S) for at in times if at is not None), default=now + LONGEST_WAIT_S
+        )
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wake_at - now):
                 await box.woken.wait()

@@ -517,3 +517,24 @@ def test_a_relay_that_is_named_with_another_token_takes_the_place_of_itself(
                 assert address.token == "newer"
 
     run(scenario())
+
+
+def test_what_becomes_due_while_the_file_is_slow_is_uploaded_all_the_same(
+    laptop: Machine, phone: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "GRACE_S", 0.1)
+    monkeypatch.setattr(uploads, "GRACE_JITTER_S", 0.0)
+
+    async def slowly(self: relaying.RelayLink, box: Any) -> None:
+        await asyncio.sleep(0.3)  # and there is nothing to write down
+
+    async def scenario() -> None:
+        await pair_directly(laptop, phone)
+        phone.write("by the phone")
+        async with laptop.node() as near, phone.node(near.address or ""):
+            await until(lambda: "by the phone" in laptop.notes())
+        monkeypatch.setattr(relaying.RelayLink, "_save_soon", slowly)
+        async with relay(tmp_path) as at, apart(laptop, at) as node:
+            await until(lambda: node.sharing(laptop.path).relays.is_exchanged)
+
+    run(scenario())
