@@ -22,7 +22,7 @@ BIN := .venv/bin
 # Runs the pip that belongs to .venv, or another pip on .venv's behalf where .venv has none (see .venv/.made).
 PIP = $$(cat .venv/.made) --disable-pip-version-check -qq --require-virtualenv
 
-.PHONY: help demo test test-all fuzz lint types format bench bench-full bench-relay old-sqlite yjs lock clean setup setup-dev
+.PHONY: help demo test test-all histories fuzz lint types format bench bench-full bench-relay old-sqlite yjs lock clean setup setup-dev
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -35,6 +35,16 @@ test: .venv/.dev old-sqlite yjs ## Run the tests in parallel (TESTS=path to choo
 
 test-all: .venv/.dev old-sqlite yjs ## Run the slow tests too
 	@$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 $(TESTS) $(ARGS)
+
+# `make test` tries some of each.
+HISTORIES = tests/crdtlog/test_fleet.py tests/crdtlog/test_fleet_merging.py tests/crdtlog/test_live_fleet.py \
+	tests/crdtlog/test_group_fleet.py tests/crdtlog/test_forks.py tests/crdtlog/test_without_history_fleet.py \
+	tests/crdtlog/test_hostile_snapshot.py tests/crdtlog/test_membership_fleet.py tests/peers/test_session_fleet.py \
+	tests/peers/test_mailbox_forked.py
+EXAMPLES ?= 2000
+histories: .venv/.dev ## Random histories of devices, for hours (EXAMPLES=2000 of each)
+	@HYPOTHESIS_PROFILE=thorough EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal \
+		-o faulthandler_timeout=0 $(HISTORIES) $(ARGS)
 
 # `make test` takes a part of it, the same each time.
 fuzz: .venv/.dev ## Search for bytes that do harm, longer than the tests do (SECONDS=3600, ARGS="--target NAME")

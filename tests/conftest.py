@@ -1,7 +1,7 @@
 """What all tests share: throw-away device homes, the sample database, and how hard hypothesis tries.
 
-HYPOTHESIS_PROFILE chooses how many examples each property gets: `default`, `ci`, or `thorough`. A property
-that fails prints its smallest example and the line that replays it.
+HYPOTHESIS_PROFILE chooses how many examples each property gets: `default`, `ci`, or `thorough` (EXAMPLES says how
+many). A property that fails prints its smallest example and the line that replays it.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ _common = settings(deadline=None, print_blob=True, suppress_health_check=[Health
 settings.register_profile("default", _common, max_examples=50)
 # Landing must not hang on luck: the same examples each time. Everywhere else seeds are random, and failures are kept.
 settings.register_profile("ci", _common, max_examples=40, derandomize=True, database=None)
-settings.register_profile("thorough", _common, max_examples=2000)
+settings.register_profile("thorough", _common, max_examples=int(os.environ.get("EXAMPLES", "2000")))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
