@@ -13,7 +13,7 @@ from crdtlog.errors import PeerRefused
 from peers.mailbox import uploads
 from peers.node import relaying
 from tests.peers.nodes import Machine, link, linked, run, until
-from tests.peers.relay_world import relay
+from tests.peers.relay_world import Relay, relay
 from tests.peers.test_relaying import apart, exchanged
 
 
@@ -39,6 +39,13 @@ def opened(machine: Machine) -> Iterator[Database]:
 async def three(laptop: Machine, phone: Machine, desktop: Machine) -> None:
     async with linked(laptop, phone) as node:
         await link(node, laptop, desktop)
+
+
+async def all_exchanged(at: Relay, *machines: Machine) -> None:
+    """Each device exchanges everything with the relay, one after the other."""
+    for machine in machines:
+        async with apart(machine, at) as node:
+            await exchanged(node, machine)
 
 
 def removes(remover: Machine, removed: Machine) -> None:
@@ -73,9 +80,7 @@ def test_who_was_away_finds_removal_and_rotation_at_the_relay(
         await three(laptop, phone, desktop)
         async with relay(tmp_path) as at:
             laptop.write("a", "before")
-            for machine in (laptop, desktop, phone):
-                async with apart(machine, at) as node:
-                    await exchanged(node, machine)
+            await all_exchanged(at, laptop, desktop, phone)
             before = epoch(laptop)
             removes(laptop, phone)
             laptop.write("b", "after")
@@ -123,9 +128,7 @@ def test_who_leaves_tells_the_others_through_the_relay(
     async def scenario() -> None:
         await three(laptop, phone, desktop)
         async with relay(tmp_path) as at:
-            for machine in (laptop, phone, desktop):
-                async with apart(machine, at) as node:
-                    await exchanged(node, machine)
+            await all_exchanged(at, laptop, phone, desktop)
             removes(phone, phone)
             async with apart(phone, at) as node:
                 answer = await node.sync(phone.path, 20.0)
@@ -152,9 +155,7 @@ def test_who_leaves_without_knowing_of_a_removal_tells_the_others_all_the_same(
     async def scenario() -> None:
         await three(laptop, phone, desktop)
         async with relay(tmp_path) as at:
-            for machine in (laptop, phone, desktop):
-                async with apart(machine, at) as node:
-                    await exchanged(node, machine)
+            await all_exchanged(at, laptop, phone, desktop)
             removes(laptop, desktop)
             async with apart(laptop, at) as node:
                 await exchanged(node, laptop)
