@@ -64,8 +64,8 @@ def verify(context: click.Context, file: Path, as_json: bool) -> None:
         say(f"Checked {count(found.entries, 'entry')} and {count(found.rows, 'document')}.")
         if found.given:
             say(
-                f"Of {count(found.given, 'entry')} from before this device joined, which has no history, only the "
-                "place in its log could be checked."
+                f"{count(found.given, 'entry')} from before this device joined, which has no history, came without "
+                "what stands no more: their places in the logs were checked, their signatures could not be."
             )
         for fork in forks:
             name = names.get(fork.device, fork.device.hex()[:12])

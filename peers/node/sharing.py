@@ -476,7 +476,7 @@ class Sharing:
             self._tell()
         if is_fault:
             self._ban(link.device, ended)
-        if ended.code == Code.SELF or ended.reason == DUPLICATE:
+        if ended.code == Code.SELF or ended.reason in (DUPLICATE, GIVEN):
             return
         if is_fault:
             self._drop(link.device, link.name, ended)
