@@ -173,7 +173,8 @@ class _Giving:
     ) -> Item:
         # What somebody may not have yet goes along as it was signed, to be handed on.
         if kind in ("member", "schema") or seq > self._settled.get(self._state.log.ids[number], 0):
-            return Item(digest, rows, summary, signed, original or b"", False)
+            # The line of a membership record may hold what is for this device alone.
+            return Item(digest, rows, summary if kind == "data" else "", signed, original or b"", False)
         whole = entry.split(signed)
         item = entry.decode(whole.body)
         raw = self._standing(item, number) if kind == "data" else pack(None)

@@ -18,7 +18,7 @@ from crdtlog.connection import bindable, escaping_text, translated
 from crdtlog.device import verify_bytes
 from crdtlog.entry import Entry, Signed
 from crdtlog.errors import EntryRefused, Malformed
-from crdtlog.holding import authenticate
+from crdtlog.holding import WAITING, authenticate
 from crdtlog.membership import Rotate
 from crdtlog.plain_rows import PlainRow
 from crdtlog.state import State
@@ -180,17 +180,20 @@ def _take_entry(state: State, begin: Begin, item: Item) -> None:
         members.take(state, record)
         if isinstance(record.content, Rotate):
             rotating.unlock(state)
+    summary = item.summary
     if is_applied and decoded.kind == "member":
-        members.effect(state, decoded)
+        summary = members.effect(state, decoded)
     elif is_applied and decoded.kind == "schema":
-        tracking.apply_schema(state, decoded, log.context)
+        summary = tracking.apply_schema(state, decoded, log.context)
+    elif not is_applied:
+        summary = WAITING
     state.log.append(
         decoded,
         stored._replace(hash=item.hash),
         state.log.writers[decoded.writer],
         received_ms=state.now_ms(),
         rows=item.rows,
-        summary=item.summary,
+        summary=summary,
         applied=is_applied,
         original=item.original or None,
     )

@@ -4,6 +4,7 @@ import pytest
 
 import crdtlog
 from crdtlog.database import Database
+from crdtlog.device import load_device
 from crdtlog.errors import EntryRefused, SchemaRefused
 from crdtlog.members import newcomer_of
 from tests.crdtlog.devices import (
@@ -51,6 +52,19 @@ def test_a_device_without_history_gets_what_stands_and_nothing_that_stood(world:
     assert not holds(late, "was deleted")
     sync_all([one, other, late])
     assert_converged([one, other, late], ["t"])
+
+
+def test_what_was_noted_for_one_device_alone_stays_there(world: World) -> None:
+    one, _ = pair(world, *TABLE)
+    device = load_device(world.home("anna").prepare(), name="anna")
+    one.add_member(newcomer_of(device, "writer"), "invited as Anna Example")
+    late = world.join("late", one, history=False)
+    send(one, late)
+    assert "anna joined as writer (invited as Anna Example)" in [line["summary"] for line in one.log()]
+    lines = [line["summary"] for line in late.log()]
+    assert "anna joined as writer" in lines and "late joined as admin, without history" in lines
+    assert "t: tracked" in lines
+    assert not holds(late, "Anna Example")
 
 
 def test_it_writes_and_reads_on_like_the_others(world: World) -> None:
