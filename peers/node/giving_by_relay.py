@@ -112,7 +112,10 @@ class ByRelay:
                     if part in (ASKED, DONE):
                         continue  # our own words
                     has_come = True
-                    await self._file.apply([part], lambda rows: None)
+                    try:
+                        await self._file.apply([part], lambda rows: None)
+                    except (Malformed, EntryRefused) as error:
+                        logger.debug("a part of a snapshot is passed over: %s", error)
                     if not self._file.facts.awaits_snapshot:
                         return True
             if not page.blobs:
