@@ -17,7 +17,7 @@ from crdtlog.catalog import Tracked
 from crdtlog.connection import bindable, escaping_text, translated
 from crdtlog.device import verify_bytes
 from crdtlog.entry import Entry, Signed
-from crdtlog.errors import EntryRefused, Malformed
+from crdtlog.errors import EntryRefused, Malformed, Temporary
 from crdtlog.holding import WAITING, authenticate
 from crdtlog.membership import Rotate
 from crdtlog.plain_rows import PlainRow
@@ -40,7 +40,7 @@ class Taken(NamedTuple):
 def take(state: State, signed: Sequence[bytes]) -> Taken:
     """Keep parts of a snapshot; with the last, put it into the file. What is no part is not for us yet, and left out.
 
-    Raises `EntryRefused`, `Malformed` for what no admin gave.
+    Raises `EntryRefused`, `Malformed` for what no admin gave; after what is `Temporary` the last part may come again.
     """
     for number, blob in enumerate(signed, 1):
         whole = entry.split(blob)
@@ -48,8 +48,13 @@ def take(state: State, signed: Sequence[bytes]) -> Taken:
         if item.kind == entry.SNAPSHOT and _keep(state, item, whole):
             try:
                 rows = _finish(state)
-            finally:
+            except Temporary:  # the last part will be given once more
+                state.connection.execute("DELETE FROM temp.crdtlog__part WHERE number = ?", (item.seq,))
+                raise
+            except BaseException:
                 _forget(state)
+                raise
+            _forget(state)
             return Taken(number, rows)
     return Taken(len(signed), 0)
 

@@ -1,11 +1,14 @@
 """Devices that are let in without history: they get what stands, and nothing of what stood before."""
 
+from typing import Any
+
 import pytest
 
 import crdtlog
+from crdtlog.abridged import base
 from crdtlog.database import Database
 from crdtlog.device import load_device
-from crdtlog.errors import EntryRefused, SchemaRefused
+from crdtlog.errors import DiskFull, EntryRefused, SchemaRefused, TablePaused
 from crdtlog.members import newcomer_of
 from tests.crdtlog.devices import (
     World,
@@ -236,3 +239,29 @@ def test_a_member_does_not_lose_what_it_has_read(world: World) -> None:
     one, other = pair(world, *TABLE)
     with pytest.raises(EntryRefused, match="has read what there is"):
         one.add_member(newcomer_of(other.device, "writer"), history=False)
+
+
+def test_a_full_disk_or_a_paused_table_makes_it_wait_and_not_begin_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = pair(world, *TABLE)
+    put(one, "x", 1)
+    late = world.join("late", one, history=False)
+    parts = [part.signed for part in one.snapshot_parts()]
+    write = base.write
+
+    def full(*arguments: Any) -> int:
+        monkeypatch.setattr(base, "write", write)
+        raise DiskFull("the disk is full")
+
+    monkeypatch.setattr(base, "write", full)
+    with pytest.raises(DiskFull):
+        late.apply(parts)
+    assert late.awaits_snapshot and rows_of(late) == []
+    late.execute("ALTER TABLE t RENAME COLUMN v TO w")
+    with pytest.raises(TablePaused):
+        late.apply(parts[-1:])
+    assert late.awaits_snapshot
+    late.execute("ALTER TABLE t RENAME COLUMN w TO v")
+    late.apply(parts[-1:])
+    assert rows_of(late) == [("x", 1)]
