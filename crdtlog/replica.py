@@ -355,7 +355,11 @@ class Replica:
         if not self._state.group.withheld:
             return []
         known = needed.acknowledged(self._state, is_given=False)
-        return [device for device, vector in known.items() if self.must_give(device, vector)]
+        return [
+            device
+            for device, vector in known.items()
+            if self._state.role(device) is not None and self.must_give(device, vector)
+        ]
 
     def snapshot_parts(self) -> Iterator[LogEntry]:
         """What a device without history is given instead of the log: signed parts, to be `apply`d there in order.

@@ -6,11 +6,13 @@ that a concurrent write brings back nor by a text that somebody goes on editing.
 *unsettled* and go along with all that the log says of them. (Causal stability: Baquero, Almeida and Shoker 2017.)
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from crdtlog import entry, members
 from crdtlog.errors import CrdtlogError
+from crdtlog.membership import Remove
+from crdtlog.membership.graph import bits
 from crdtlog.payload import decode_data
 from crdtlog.rows import document_key
 from crdtlog.state import State
@@ -31,8 +33,9 @@ def settled(state: State) -> dict[bytes, int]:
 
 
 def acknowledged(state: State, *, is_given: bool = True) -> dict[bytes, dict[bytes, int]]:
-    """What each other member has, of all that is applied here, whatever it writes next.
+    """What each other member has, of all that is applied here, whatever it writes next, or vouches for.
 
+    So has one that was removed, as long as members may not know that.
     With `is_given`, who was let in without history counts as having what it will have been given before it writes.
     """
     log, told = state.log, members.held(state)
@@ -43,9 +46,11 @@ def acknowledged(state: State, *, is_given: bool = True) -> dict[bytes, dict[byt
         for writer, seq in vector.items()
         if not log.is_applied(writer, seq)
     }
-    found = {}
+    found: dict[bytes, dict[bytes, int]] = {}
+    staying: list[dict[bytes, int]] = []
     for member in members.members(state, removed=True):
-        if member.device == state.device.id or (member.role is None and member.device not in ahead):
+        is_over = member.role is None and _all_know(state, member.device, staying)
+        if member.device == state.device.id or (is_over and member.device not in ahead):
             continue
         # One without history begins with what the admin had who let it in, and writes nothing before.
         known = dict(state.group.withheld.get(member.device, {})) if is_given else {}
@@ -55,7 +60,17 @@ def acknowledged(state: State, *, is_given: bool = True) -> dict[bytes, dict[byt
         if member.device not in ahead:
             raise_to(known, told.get(member.device, {}))
         found[member.device] = known
+        if member.role is not None:
+            staying.append(known)
     return found
+
+
+def _all_know(state: State, removed: bytes, vectors: Iterable[Mapping[bytes, int]]) -> bool:
+    """Whether who has those entries knows that a device was removed; until then it may vouch for what that wrote."""
+    nodes = state.group.graph.nodes
+    records = [nodes[number].record for number in bits(state.group.graph.about.get(removed, 0))]
+    removals = [(each.writer, each.seq) for each in records if isinstance(each.content, Remove)]
+    return all(vector.get(writer, 0) >= seq for vector in vectors for writer, seq in removals)
 
 
 class Unsettled(NamedTuple):
@@ -68,11 +83,12 @@ class Unsettled(NamedTuple):
 def unsettled(state: State) -> Unsettled:
     """What is not settled now."""
     applied = state.log.applied()
-    devices = [
+    behind = [
         device
         for device, vector in acknowledged(state).items()
         if any(seq > vector.get(writer, 0) for writer, seq in applied.items())
     ]
+    devices = [device for device in behind if state.role(device) is not None] or behind
     rows = unsettled_rows(state, settled(state))
     return Unsettled(sum(map(len, rows.values())), devices)
 

@@ -153,6 +153,38 @@ def test_what_a_device_wrote_before_it_heard_of_a_delete_still_brings_the_row_ba
     assert_converged([one, other, late], ["t"])
 
 
+def test_what_a_removed_device_wrote_may_still_be_vouched_for(world: World) -> None:
+    """Whoever has it, and has not heard of the removal, makes it count."""
+    one, other = pair(world, "CREATE TABLE t (id TEXT PRIMARY KEY, v, w)")
+    gone = world.join("gone", one)
+    one.execute("INSERT INTO t VALUES ('x', 'kept', 1)")
+    meet(one, other)
+    meet(one, gone)
+    gone.execute("UPDATE t SET w = 2")
+    gone.drain_all()
+    one.execute("DELETE FROM t")
+    meet(one, other)
+    sync(gone, other)
+    one.remove_member(gone.device.id)
+    assert one.unsettled() == (1, [other.device.id])
+    late = world.join("late", one, history=False)
+    send(one, late)
+    sync_all([one, other, late])
+    assert_converged([one, other, late], ["t"])
+
+
+def test_nothing_waits_for_a_removed_device_that_all_know_to_be(world: World) -> None:
+    one, other = pair(world, *TABLE)
+    gone = world.join("gone", one, "writer", history=False)
+    put(one, "x", "the past")
+    meet(one, other)
+    put(one, "x", "the present")
+    one.remove_member(gone.device.id)
+    meet(one, other)
+    assert one.unsettled() == (0, [])
+    assert one.without_snapshot() == []
+
+
 def test_it_writes_nothing_before_it_was_given_what_there_is(world: World) -> None:
     one, _ = pair(world, *TABLE)
     put(one, "x", "theirs")
