@@ -25,6 +25,7 @@ from crdtlog.accept import Applied
 from crdtlog.device import Device, Home
 from crdtlog.drain import Drained, Drainer
 from crdtlog.epoch_keys import EpochKeys
+from crdtlog.errors import EntryRefused
 from crdtlog.live import Live, each
 from crdtlog.log import Batch, LogEntry
 from crdtlog.members import Member
@@ -228,9 +229,17 @@ class Replica:
         self._state.refresh()
         return forks.hashes(self._state.log, asked)
 
-    def signed_entry(self, writer: bytes, seq: int) -> bytes:
-        """The bytes of a held entry as its author signed them. Raises `EntryRefused` for one that is not held."""
+    def signed_entry(self, writer: bytes, seq: int, *, to: bytes | None = None) -> bytes:
+        """The bytes of a held entry as its author signed them. Raises `EntryRefused` for one that is not held.
+
+        So it does for an entry from before the device `to` was let in without history.
+        """
         self._state.refresh()
+        if to is not None and self._state.is_withheld(to, writer, seq):
+            raise EntryRefused(
+                f"entry {seq} of writer {writer.hex()[:12]} is from before {self._state.device_name(to)} joined, which "
+                "has no history"
+            )
         return self._state.log.original_of(writer, seq)
 
     def forks(self) -> list[proof.Fork]:

@@ -245,6 +245,14 @@ class State:
         """Whether this device was let in without history, and has not been given what there is now."""
         return bool(catalog.get_meta(self.connection, "awaits"))
 
+    def is_withheld(self, device: bytes, writer: bytes, seq: int) -> bool:
+        """Whether an entry of a log's history is from before a device was let in without history."""
+        known = self.log.writers.get(writer)
+        return known is not None and any(
+            name in self.log.writers and last >= seq and self.log.writers[name].owner(seq) is known.owner(seq)
+            for name, last in self.group.withheld.get(device, {}).items()
+        )
+
     def require_writer(self) -> None:
         """Raise `EntryRefused` if what is written here counts nowhere."""
         role = self.role(self.device.id)

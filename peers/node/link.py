@@ -346,9 +346,9 @@ class Link:
     async def _show(self, writer: bytes, seq: int) -> None:
         def read(engine: Database) -> bytes | None:
             try:
-                return engine.signed_entry(writer, seq)
+                return engine.signed_entry(writer, seq, to=self.device)
             except EntryRefused:
-                return None
+                return None  # it is not held, or not for that device to read
 
         self._perform(self._session.shown(writer, seq, await self._file.run(read), time.time()))
 

@@ -250,6 +250,22 @@ def test_it_hands_on_what_others_may_lack_and_nothing_that_it_was_given_abridged
         world.join("more", late)
 
 
+def test_no_entry_from_before_is_shown_to_it(world: World) -> None:
+    """As one is that stands beside another one at a fork."""
+    one, other = pair(world, *TABLE)
+    put(one, "x", "the past")
+    meet(one, other)
+    late = world.join("late", one, history=False)
+    past = one.heads()[one.writer].seq
+    put(one, "x", "the present")
+    for db in (one, other):
+        send(one, db)
+        with pytest.raises(EntryRefused, match="has no history"):
+            db.signed_entry(one.writer, 1, to=late.device.id)
+        assert db.signed_entry(one.writer, 1, to=one.device.id)
+        assert db.signed_entry(one.writer, past + 1, to=late.device.id)
+
+
 def test_a_device_without_history_lets_in_another_one(world: World) -> None:
     one, other = pair(world, *TABLE)
     put(one, "x", 0)
