@@ -292,7 +292,7 @@ def _document_bytes(
 ) -> bytes:
     """A document's canonical bytes: its key, every slot's versions by global names, and their values.
 
-    A dead row's showing values are not in the file; the dots that name them determine them.
+    A dead row's values may not be in the file, showing ones least of all; the dots that name them determine them.
     """
     writer, seq, at, dead, _, strata, _ = row[-7:]
     compact = Compact(writer, seq, clock.from_sql(at), bool(dead), strata or b"")
@@ -301,7 +301,8 @@ def _document_bytes(
         versions = known[compact] = _version_bytes(state, tracked, compact)
     values = None if dead else list(row[Layout.of(tracked).cells])
     lost = sorted(losers.get(pack(document_key(tracked, key)), []), key=lambda loser: loser[:3])
-    return hashlib.sha256(pack([list(key), versions, values, [list(loser) for loser in lost]])).digest()
+    losing = [[*loser[:-1], None if dead else loser[-1]] for loser in lost]
+    return hashlib.sha256(pack([list(key), versions, values, losing])).digest()
 
 
 def _version_bytes(state: State, tracked: Tracked, compact: Compact) -> bytes:

@@ -132,6 +132,8 @@ class Contested:
         self.cells: Row | None = row[layout.cells] if row[layout.present] else None
         self.compact = stored_compact(row[layout.cells.stop : layout.cells.stop + 4], row[-2])
         self.values: dict[tuple[int, int, int], Value] = {}
+        #: losing values beside a deleted row that came with a snapshot, which may have left them out
+        self.left_out: set[tuple[int, int, int]] = set()
         self.shown: dict[Name, Value] = {}
         self.stamp = applier.section.stamps[index]
         self.docs = docs
@@ -140,7 +142,10 @@ class Contested:
             if slot == LIVENESS:
                 continue
             losing.setdefault(slot, set()).add(Version(clock.from_sql(stamp), writer, seq))
-            self.values[slot, writer, seq] = value
+            if self.compact.dead and self.state.log.is_given(writer, seq):
+                self.left_out.add((slot, writer, seq))
+            else:
+                self.values[slot, writer, seq] = value
         self.before = document.expand(self.compact, self.tracked.slots, losing)
         self.after = document.expand(self.compact, self.tracked.slots, losing)
         self.version = Version(self.stamp, applier.author.writer, applier.author.seq)
@@ -299,7 +304,8 @@ class Contested:
         for slot, versions in self.after.losing.items():
             listed: set[Name] = set()
             for version in sorted(versions, key=self.applier.rank, reverse=True):
-                value = self._value(slot, version)
+                is_left_out = not merged.alive and (slot, version.writer, version.seq) in self.left_out
+                value = None if is_left_out else self._value(slot, version)
                 hidden = slot == BIRTH or not merged.alive or same(value, shown[slot])
                 of = self.docs.of(slot, (version.writer, version.seq))
                 if of is not None:

@@ -2,7 +2,8 @@
 
 Read in one transaction, so that log, documents and rows are of one moment. What it leaves out are the values in data
 entries that no version of a cell is any more, patches to documents (whose states go along, without what was deleted),
-and what programs noted in `event`, `error` and `command` entries; rows that are not settled (`needed`) keep all.
+and what programs noted in `event`, `error` and `command` entries; and what stands beside deleted rows, but for sums of
+counters and the names of values that had lost. Rows that are not settled (`needed`) keep all.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,7 @@ from crdtlog.catalog import Tracked
 from crdtlog.clock import stamps_for
 from crdtlog.connection import Row, escaping_text, execute_rows
 from crdtlog.device import new_writer
+from crdtlog.document import LIVENESS
 from crdtlog.entry import Entry, Signed
 from crdtlog.errors import Busy, EntryRefused, TablePaused
 from crdtlog.log import LogEntry
@@ -292,6 +294,11 @@ class _Giving:
     def _columns(self, tracked: Tracked, layout: Layout, rows: Sequence[Row], is_dead: bool) -> Rows:
         columns: list[Any] = [list(column) for column in zip(*rows, strict=True)]
         writers, seqs, stamps, _, losers, strata, _ = columns[-7:]
+        if is_dead and (left := self._left_out(tracked)):
+            losers = [
+                count - left.get(document_key(tracked, row[: layout.at]), 0)
+                for count, row in zip(losers, rows, strict=True)
+            ]
         return Rows(
             tracked.table_id,
             columns[: layout.at],
@@ -311,8 +318,17 @@ class _Giving:
             "SELECT key, slot, writer, seq, stamp, hidden, value FROM crdtlog__loser WHERE tab = ?",
             (tracked.number,),
         )
+        gone = self._gone(tracked)
         items = (
-            Loser(key, slot, self._numbers[writer], seq, clock.from_sql(stamp), bool(hidden), value)
+            Loser(
+                key,
+                slot,
+                self._numbers[writer],
+                seq,
+                clock.from_sql(stamp),
+                bool(hidden),
+                None if key in gone and slot != LIVENESS else value,
+            )
             for key, slot, writer, seq, stamp, hidden, value in cursor
         )
         for some in _batches(items, lambda item: _size(item.value)):
@@ -323,9 +339,26 @@ class _Giving:
             "SELECT key, slot, writer, seq, kind, state, versions, problem, aside FROM crdtlog__merge WHERE tab = ?",
             (tracked.number,),
         )
-        items = (self._beside(*row) for row in cursor)
+        gone = self._gone(tracked)
+        items = (self._beside(*row) for row in cursor if row[0] not in gone or row[2:4] == rowdocs.SUM)
         for some in _batches(items, lambda item: len(item.state)):
             yield Merging(tracked.table_id, some)
+
+    def _gone(self, tracked: Tracked) -> set[Value]:
+        """The names of deleted rows beside which something stands that nobody needs: whoever writes there knows all."""
+        rows = self._connection.execute(
+            f"SELECT {', '.join(tracked.marks)} FROM {tracked.rows_name} WHERE dead = 1 AND losers > 0"
+        )
+        return {document_key(tracked, key) for key in rows} - self._whole[tracked.table_id]
+
+    def _left_out(self, tracked: Tracked) -> dict[Value, int]:
+        """How many documents are left out beside such rows, by their names."""
+        sql = (
+            "SELECT key, count(*) FROM crdtlog__merge WHERE tab = ? AND (writer, seq) != (?, ?) GROUP BY key"
+        )
+        counts = self._connection.execute(sql, (tracked.number, *rowdocs.SUM))
+        gone = self._gone(tracked)
+        return {name: count for name, count in counts if name in gone}
 
     def _beside(
         self,

@@ -245,14 +245,17 @@ def assert_converged(dbs: Sequence[Database], tables: Sequence[str]) -> None:
 
 
 def losers(db: Database) -> list[Row]:
-    """Every kept losing version of a column: table, key, slot, writer, seq, stamp, hidden, value."""
+    """Every kept losing version of a column: table, key, slot, writer, seq, stamp, hidden, value if not hidden."""
     connection = db._state.connection
     with escaping_text(connection):
         rows = connection.execute(
             "SELECT t.name, l.key, l.slot, w.writer, l.seq, l.stamp, l.hidden, l.value FROM crdtlog__loser l "
             "JOIN crdtlog__table t ON t.id = l.tab JOIN crdtlog__writer w ON w.id = l.writer WHERE l.slot > 1"
         ).fetchall()
-    return [(row[0], exact(row[1]), *row[2:5], from_sql(row[5]), row[6], exact(row[7])) for row in rows]
+    return [
+        (row[0], exact(row[1]), *row[2:5], from_sql(row[5]), row[6], None if row[6] else exact(row[7]))
+        for row in rows
+    ]
 
 
 def logged(db: Database, after: int = 0) -> list[tuple[Entry, list[Section]]]:

@@ -313,3 +313,34 @@ def test_a_full_disk_or_a_paused_table_makes_it_wait_and_not_begin_again(
     late.execute("ALTER TABLE t RENAME COLUMN w TO v")
     late.apply(parts[-1:])
     assert rows_of(late) == [("x", 1)]
+
+
+def test_what_stood_beside_a_row_goes_with_it(world: World) -> None:
+    """The documents of a deleted row, and the values that had lost in it."""
+    one, other = pair(world, *MERGING)
+    one.track("t", {"body": "text", "n": "counter", "tags": "set", "doc": "json"})
+    one.execute("INSERT INTO t VALUES ('x', 'a text', 1, '[]', '{}', 'plain')")
+    meet(one, other)
+    one.execute(
+        "UPDATE t SET body = 'a secret text', n = 5, tags = '[\"concealed\"]', doc = '{\"k\": \"old\"}'"
+    )
+    meet(one, other)
+    for db in (one, other):
+        db.execute("UPDATE t SET plain = 'said by ' || :name", {"name": db.device.name})
+        db.drain_all()
+    meet(one, other)
+    assert len(one.conflicts()) == 1
+    one.execute("DELETE FROM t")
+    meet(one, other)
+    late = world.join("late", one, history=False)
+    send(one, late)
+    for word in ("secret", "concealed", "old", "said by"):
+        assert not holds(late, word), word
+    assert_converged([one, late], ["t"])
+    later = world.join("later", late, history=False)
+    send(late, later)
+    put_again = "INSERT INTO t VALUES ('x', 'anew', 2, '[]', '{}', 'plain')"
+    later.execute(put_again)
+    sync_all([one, other, late, later])
+    assert rows_of(one) == [("x", "anew", 2, "[]", "{}", "plain")]
+    assert_converged([one, other, late, later], ["t"])
