@@ -8,15 +8,17 @@ both ways share: one section of one entry, and what it will write.
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from crdtlog import clock, document, merging, rowdocs
+from crdtlog.abridged.base import given_document
 from crdtlog.catalog import Tracked
 from crdtlog.connection import Row
 from crdtlog.document import BIRTH, LIVENESS, Merged, Version, Write
-from crdtlog.errors import Malformed
+from crdtlog.errors import EntryRefused, Malformed
 from crdtlog.kinds import COUNTER, Origin, counter
 from crdtlog.kinds.counter import Begun
+from crdtlog.log import not_given
 from crdtlog.merging import OtherPatch, Patched
 from crdtlog.payload import DELETE, INSERT, Section
 from crdtlog.rowdocs import Doc, Name, RowDocs
@@ -184,16 +186,27 @@ class Contested:
         """Add a counter's change to its cell's sum."""
         name = merging.named(self.state, self.tracked, item)
         if name not in self.docs.docs:
-            base, _ = rowdocs.base_of(self.state, self.tracked, self.key, name.slot, (name.writer, name.seq))
-            if not counter.counts(base.value):
+            first = self._first(name)
+            if not counter.counts(first):
                 raise Malformed(f"a patch of a counter to a cell of {self.tracked.name} that is no number")
-            self.docs.docs[name] = Doc(pack(base.value), set())
+            self.docs.docs[name] = Doc(pack(first), set())
         self.docs.docs[name].versions.add((self.version.writer, self.version.seq))
         added = self.docs.sums.get(name.slot, counter.ZERO)
         self.docs.sums[name.slot] = counter.add(added, counter.decode(item.patch.data))
         before = counter.decode_before(item.patch.data)
         if before is not None:
             self.docs.begin(name, Begun(item.origin.stamp, item.origin.writer, before))
+
+    def _first(self, name: Name) -> Value:
+        """A counter's first value: from the log, or as it came with a snapshot."""
+        dot = (name.writer, name.seq)
+        try:
+            return rowdocs.base_of(self.state, self.tracked, self.key, name.slot, dot)[0].value
+        except EntryRefused:
+            given = given_document(self.state, self.tracked, self.key, name)
+            if given is None:
+                raise
+            return cast(Value, unpack_own(given))
 
     def settle(self) -> tuple[object, ...]:
         """Merge the write; returns the parameters that update its document."""
@@ -267,6 +280,8 @@ class Contested:
                 self.values.setdefault((other, version.writer, version.seq), value)
             if any(isinstance(value, str) for value in written.values()):
                 self.applier.odd = True
+            if name not in self.values and self.state.log.is_given(version.writer, version.seq):
+                raise not_given()
         return self.values[name]
 
     def _shown(self, of: Name) -> Value:

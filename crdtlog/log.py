@@ -48,6 +48,14 @@ class Batch(NamedTuple):
     end: bool
 
 
+def not_given() -> EntryRefused:
+    """What to say where a value is needed that a snapshot left out."""
+    return EntryRefused(
+        "an entry builds on values from before this device joined, which it was not given",
+        "Join again, with a file of another name: run `crdtlog pair` on another device.",
+    )
+
+
 class Log:
     """The stored logs and a memory of their heads, valid while the caller holds the file's write lock."""
 
@@ -531,10 +539,7 @@ class Log:
         """Where that entry wrote a row: the section, and the row's place in it."""
         place = self._decoder.decoded(number, seq).place(table, key, collations)
         if place is None and self.is_given(number, seq):
-            raise EntryRefused(
-                "an entry builds on values from before this device joined, which it was not given",
-                "Join again, with a file of another name: run `crdtlog pair` on another device.",
-            )
+            raise not_given()
         if place is None:
             raise EntryRefused(
                 f"entry {seq} of writer {self.ids[number].hex()[:12]} does not hold the row asked for"

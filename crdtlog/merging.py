@@ -6,7 +6,7 @@ stored of documents, and what the log tells of them, is `rowdocs`'s.
 Invariants:
  M1  a document's value depends on its base and the set of patches applied to it, not on their order;
  M2  a document is stored while a version of the cell belongs to it; a later patch to one that is not (its author had
-     not seen what replaced it) builds it anew from the log;
+     not seen what replaced it) builds it anew from the log, or from what a snapshot brought of it and the log since;
  M3  one entry patches a cell once, and names a document that its author had seen.
 """
 
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from crdtlog import kinds, rowdocs
+from crdtlog.abridged.base import given_document
 from crdtlog.catalog import Tracked
 from crdtlog.document import Version
 from crdtlog.errors import DamagedDocument, EntryRefused, Malformed
@@ -307,12 +308,32 @@ def merge_others(state: State, tracked: Tracked, patches: Sequence[OtherPatch]) 
         for index in anew:
             of, item = names[index], patches[index]
             todo = [*rebuilt[wanted[index]], (item.patch.data, item.origin)]
-            jobs[index] = rowdocs.next_job(state, tracked, item.key, of, b"", todo)
+            jobs[index] = _whole(state, tracked, item.key, of, todo)
         done |= _run(state, names, {index: jobs[index] for index in anew})
     return [
         _patched(state, tracked, of, item, jobs[index], done[index])
         for index, (of, item) in enumerate(zip(names, patches, strict=True))
     ]
+
+
+def _whole(
+    state: State, tracked: Tracked, key: Key, of: Name, patches: Sequence[tuple[bytes, Origin]]
+) -> kinds.Merge:
+    """How a document is built anew of all its patches: from its base, or from what a snapshot brought of it."""
+    try:
+        return rowdocs.next_job(state, tracked, key, of, b"", patches)
+    except EntryRefused:
+        given = given_document(state, tracked, key, of)
+        if given is None:
+            raise
+    later = [(data, origin) for data, origin in patches if not _is_in_snapshot(state, origin)]
+    return rowdocs.next_job(state, tracked, key, of, given, later)
+
+
+def _is_in_snapshot(state: State, origin: Origin) -> bool:
+    log = state.log.writers[origin.writer]
+    at = state.log.hash_of(log.number, origin.seq)  # the patch at hand is not held yet
+    return at is not None and state.log.position_of(log.number, origin.seq) <= state.log.given_position
 
 
 def _check_logged(state: State, tracked: Tracked, patched: Sequence[tuple[Name, OtherPatch]]) -> None:
@@ -324,7 +345,7 @@ def _check_logged(state: State, tracked: Tracked, patched: Sequence[tuple[Name, 
         (todo,) = rowdocs.rebuilt_patches(
             state, tracked, [(of, normal_key(item.key, tracked.collations))]
         ).values()
-        job = rowdocs.next_job(state, tracked, item.key, of, b"", todo)
+        job = _whole(state, tracked, item.key, of, todo)
         (whole,) = state.documents(of.kind).merge([job])
         if isinstance(whole, kinds.Merged) and whole.state != doc.state:
             raise DamagedDocument("a document is not what the log says")

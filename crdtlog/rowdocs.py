@@ -17,6 +17,7 @@ from crdtlog.connection import execute_rows, fetch
 from crdtlog.errors import DamagedDocument, EntryRefused, Malformed
 from crdtlog.kinds import COUNTER, TEXT, Base, Failure, Origin, counter
 from crdtlog.kinds.counter import Begun, Sum
+from crdtlog.log import not_given
 from crdtlog.payload import Patch
 from crdtlog.rows import beside
 from crdtlog.state import State
@@ -204,11 +205,13 @@ def show(state: State, tracked: Tracked, key: Key, of: Name, docs: RowDocs) -> V
 def base_of(state: State, tracked: Tracked, key: Key, slot: int, dot: Dot) -> tuple[Base, bool]:
     """The value that a version wrote into a cell, and whether it began a counter; read from the log.
 
-    Raises `Malformed` if that entry wrote no value there.
+    Raises `Malformed` if that entry wrote no value there, `EntryRefused` where a snapshot left it out.
     """
     section, row = state.log.written(*dot, tracked.table_id, key, tracked.collations)
     patches = section.patches.get(slot)
     if slot not in section.slots or (patches is not None and patches[row] is not None):
+        if state.log.is_given(*dot):
+            raise not_given()
         raise Malformed(f"a patch to a cell of {tracked.name} names a write that began no document")
     value = section.cells[section.slots.index(slot)][row]
     origin = Origin(section.stamps[row], state.log.ids[dot[0]], dot[1])

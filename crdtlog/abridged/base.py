@@ -74,6 +74,28 @@ def put_back(state: State, touched: Mapping[bytes, Mapping[Key, Key]]) -> None:
             write(state, part, numbers, _among(state.tables[part.table], wanted))
 
 
+def given_document(state: State, tracked: Tracked, key: Key, of: rowdocs.Name) -> bytes | None:
+    """What the snapshot brought of a document: with all patches in it that came along; None if it did not.
+
+    Cost: the whole snapshot is read.
+    """
+    if not state.log.given_position:
+        return None
+    name = document_key(tracked, key)
+    found = _kept(state)
+    begin = next(found)
+    assert isinstance(begin, Begin)
+    numbers = Numbers.of(state, begin)
+    for part in found:
+        if not isinstance(part, Merging) or part.table != tracked.table_id:
+            continue
+        for item in part.items:
+            is_it = (item.key, item.slot, item.seq, item.kind) == (name, of.slot, of.seq, of.kind)
+            if is_it and item.writer >= 0 and numbers[item.writer] == of.writer and item.problem is None:
+                return item.state
+    return None
+
+
 def merged_rows(state: State) -> dict[bytes, set[Value]]:
     """The names of the rows beside which the snapshot brought what merging needs, by table."""
     result: dict[bytes, set[Value]] = {}

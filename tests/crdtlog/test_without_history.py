@@ -344,3 +344,28 @@ def test_what_stood_beside_a_row_goes_with_it(world: World) -> None:
     sync_all([one, other, late, later])
     assert rows_of(one) == [("x", "anew", 2, "[]", "{}", "plain")]
     assert_converged([one, other, late, later], ["t"])
+
+
+@pytest.mark.parametrize("column, anew", [("body", None), ("n", "none"), ("tags", None), ("doc", None)])
+def test_a_document_that_somebody_replaces_goes_on_for_who_has_not_seen_that(
+    world: World, column: str, anew: object
+) -> None:
+    """It is built anew, from what the snapshot brought of it."""
+    one, other = pair(world, *MERGING)
+    one.track("t", {"body": "text", "n": "counter", "tags": "set", "doc": "json"})
+    one.execute("INSERT INTO t VALUES ('x', 'text', 1, '[1]', '{}', 'plain')")
+    meet(one, other)
+    one.execute("UPDATE t SET body = 'a text', n = 5, tags = '[2]', doc = '{\"k\": 1}'")
+    meet(one, other)
+    late = world.join("late", one, history=False)
+    send(one, late)
+    meet(one, other)
+    other.execute("UPDATE t SET body = body || '!', n = n + 1, tags = '[2, 3]', doc = '{\"k\": 1, \"l\": 2}'")
+    other.drain_all()
+    one.execute(f"UPDATE t SET {column} = ?", (anew,))
+    send(one, late)
+    sync_all([one, other, late])
+    assert len(one.conflicts()) == 1
+    assert_converged([one, other, late], ["t"])
+    assert late.conflicts() == one.conflicts()
+    assert {line.column for line in late.history("t", "x")} >= {column, "plain"}
