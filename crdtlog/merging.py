@@ -330,6 +330,15 @@ def _whole(
     return rowdocs.next_job(state, tracked, key, of, given, later)
 
 
+def whole_state(state: State, tracked: Tracked, key: Key, of: Name) -> bytes | None:
+    """A document with all patches in it that are held, whether it is stored or not; None if they do not go together."""
+    ((_, patches),) = rowdocs.rebuilt_patches(
+        state, tracked, [(of, normal_key(key, tracked.collations))]
+    ).items()
+    (merged,) = state.documents(of.kind).merge([_whole(state, tracked, key, of, patches)])
+    return None if isinstance(merged, Failure) else merged.state
+
+
 def _is_in_snapshot(state: State, origin: Origin) -> bool:
     log = state.log.writers[origin.writer]
     at = state.log.hash_of(log.number, origin.seq)  # the patch at hand is not held yet

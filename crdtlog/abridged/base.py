@@ -79,21 +79,26 @@ def given_document(state: State, tracked: Tracked, key: Key, of: rowdocs.Name) -
 
     Cost: the whole snapshot is read.
     """
-    if not state.log.given_position:
-        return None
     name = document_key(tracked, key)
+    return next(
+        (data for at, each, data in given_documents(state, tracked) if (at, each) == (name, of)), None
+    )
+
+
+def given_documents(state: State, tracked: Tracked) -> Iterator[tuple[Value, rowdocs.Name, bytes]]:
+    """All such documents of a table, each with its row's name; without those that miss some patch."""
+    if not state.log.given_position:
+        return
     found = _kept(state)
     begin = next(found)
     assert isinstance(begin, Begin)
     numbers = Numbers.of(state, begin)
     for part in found:
-        if not isinstance(part, Merging) or part.table != tracked.table_id:
-            continue
-        for item in part.items:
-            is_it = (item.key, item.slot, item.seq, item.kind) == (name, of.slot, of.seq, of.kind)
-            if is_it and item.writer >= 0 and numbers[item.writer] == of.writer and item.problem is None:
-                return item.state
-    return None
+        if isinstance(part, Merging) and part.table == tracked.table_id:
+            for item in part.items:
+                if item.writer >= 0 and item.problem is None:
+                    of = rowdocs.Name(item.slot, numbers[item.writer], item.seq, item.kind)
+                    yield item.key, of, item.state
 
 
 def merged_rows(state: State) -> dict[bytes, set[Value]]:
@@ -234,7 +239,7 @@ def _write_merging(state: State, tracked: Tracked, part: Merging, numbers: Numbe
             dots(item.aside),
         )
         for item in part.items
-        if wanted.names(item.key)
+        if wanted.names(item.key) and (item.versions or item.writer < 0)
     ]
     sql = "INSERT INTO crdtlog__merge VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     execute_rows(state.connection, sql, rows, odd=any(has_odd_text((row[1],)) for row in rows))

@@ -8,11 +8,12 @@ counters and the names of values that had lost. Rows that are not settled (`need
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
-from crdtlog import capture, clock, document, entry, rowdocs
+from crdtlog import capture, clock, document, entry, merging, rowdocs
 from crdtlog.abridged import needed, parts
+from crdtlog.abridged.base import given_documents
 from crdtlog.abridged.parts import (
     Begin,
     Beside,
@@ -36,6 +37,7 @@ from crdtlog.device import new_writer
 from crdtlog.document import LIVENESS
 from crdtlog.entry import Entry, Signed
 from crdtlog.errors import Busy, EntryRefused, TablePaused
+from crdtlog.kinds import COUNTER
 from crdtlog.log import LogEntry
 from crdtlog.payload import NOTHING, Section, decode_data, encode_data
 from crdtlog.rows import Layout, document_key, joined_sql
@@ -340,9 +342,27 @@ class _Giving:
             (tracked.number,),
         )
         gone = self._gone(tracked)
-        items = (self._beside(*row) for row in cursor if row[0] not in gone or row[2:4] == rowdocs.SUM)
+        stored = (self._beside(*row) for row in cursor if row[0] not in gone or row[2:4] == rowdocs.SUM)
+        items = chain(stored, self._replaced(tracked))
         for some in _batches(items, lambda item: len(item.state)):
             yield Merging(tracked.table_id, some)
+
+    def _replaced(self, tracked: Tracked) -> Iterator[Beside]:
+        """Documents that are stored no more, and of which the log tells too little, as they came with a snapshot."""
+        whole, state = self._whole[tracked.table_id], self._state
+        given = [(name, of, data) for name, of, data in given_documents(state, tracked) if name in whole]
+        if not given:
+            return
+        marks = f"SELECT {', '.join(tracked.marks)} FROM {tracked.rows_name}"
+        keys = {document_key(tracked, key): key for key in self._connection.execute(marks)}
+        for name, of, data in given:
+            if of in rowdocs.load(state, tracked, name).docs:
+                continue
+            whole_state = data if of.kind == COUNTER else merging.whole_state(state, tracked, keys[name], of)
+            if whole_state is not None:
+                yield Beside(
+                    name, of.slot, self._numbers[of.writer], of.seq, of.kind, whole_state, [], None, []
+                )
 
     def _gone(self, tracked: Tracked) -> set[Value]:
         """The names of deleted rows beside which something stands that nobody needs: whoever writes there knows all."""

@@ -134,7 +134,8 @@ class Losers(NamedTuple):
 class Beside(NamedTuple):
     """What stands beside the row of that name for merging; `versions` and `aside` are dots.
 
-    A sum of counters has no writer (-1), and neither of both.
+    A sum of counters has no writer (-1), and neither of both. A document without versions has been replaced: it is
+    there for who has not seen that, and goes on with it.
     """
 
     key: Value

@@ -369,3 +369,34 @@ def test_a_document_that_somebody_replaces_goes_on_for_who_has_not_seen_that(
     assert_converged([one, other, late], ["t"])
     assert late.conflicts() == one.conflicts()
     assert {line.column for line in late.history("t", "x")} >= {column, "plain"}
+
+
+def test_who_has_no_history_hands_on_what_is_still_edited(world: World) -> None:
+    """A document that was replaced, to which somebody who has not seen that may still write."""
+    one, other = pair(world, *MERGING)
+    one.track("t", {"body": "text", "n": "counter", "tags": "set", "doc": "json"})
+    one.execute("INSERT INTO t VALUES ('x', 'text', 1, '[1]', '{}', 'plain')")
+    meet(one, other)
+    one.execute("UPDATE t SET body = 'a text', n = 5, tags = '[2]', doc = '{\"k\": 1}'")
+    meet(one, other)
+    late = world.join("late", one, history=False)
+    send(one, late)
+    for db in (one, other):
+        meet(late, db)
+    late.execute("UPDATE t SET body = body || '?', n = n + 7")
+    late.drain_all()
+    other.execute("UPDATE t SET body = body || '!', n = n + 1, tags = '[2, 3]', doc = '{\"k\": 1, \"l\": 2}'")
+    other.drain_all()
+    send(late, one)
+    one.execute("UPDATE t SET body = NULL, n = 'none', tags = NULL, doc = NULL")
+    send(one, late)
+    second = world.join("second", late, history=False)
+    send(late, second)
+    third = world.join("third", second, history=False)
+    send(second, third)
+    sync(one, other)
+    for db in (second, third, late):
+        sync(other, db)
+    sync_all([one, other, late, second, third])
+    assert len(one.conflicts()) == 4
+    assert_converged([one, other, late, second, third], ["t"])
