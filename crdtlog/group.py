@@ -124,12 +124,17 @@ class Group:
         graph = self.graph
         if self._withheld is None:
             self._withheld = {}
+            anew: dict[bytes, int] = {}
             for number in bits(graph.admissions):
                 content = graph.nodes[number].record.content
                 if isinstance(content, Add) and not content.history:
                     device = content.newcomer.device
-                    if not self._is_followed(device, number):
-                        raise_to(self._withheld.setdefault(device, {}), graph.nodes[number].record.context)
+                    if self._is_followed(device, number):
+                        continue
+                    if graph.nodes[number].past & anew.get(device, 0) and self._belonged(device, number):
+                        continue  # it goes on with the file that it has
+                    anew[device] = anew.get(device, 0) | 1 << number
+                    raise_to(self._withheld.setdefault(device, {}), graph.nodes[number].record.context)
         return self._withheld
 
     def sign_keys(self) -> dict[bytes, bytes]:
@@ -150,6 +155,12 @@ class Group:
             and nodes[later].past >> number & 1
             for later in bits(self.graph.about[device] & self.graph.admissions)
         )
+
+    def _belonged(self, device: bytes, number: int) -> bool:
+        """Whether a device was a member for the author of a record, who only gave it a role (`Evaluated.change`)."""
+        graph, past = self.graph, self.graph.nodes[number].past & ~(1 << number)
+        heads = [head for head in graph.heads(device, past) if past >> head & 1]
+        return all(graph.nodes[head].gives for head in heads)
 
     def knows_itself(self) -> bool:
         """Whether this device has applied the record that let it in: before that it says nothing about the group."""

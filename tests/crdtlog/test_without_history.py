@@ -400,3 +400,52 @@ def test_who_has_no_history_hands_on_what_is_still_edited(world: World) -> None:
     sync_all([one, other, late, second, third])
     assert len(one.conflicts()) == 4
     assert_converged([one, other, late, second, third], ["t"])
+
+
+def test_whose_role_is_changed_anew_goes_on_with_what_it_has(world: World) -> None:
+    """What a removed admin said of it behind what does not count is ended by a readmission: it has its file still."""
+    one, other = pair(world, *TABLE)
+    gone = world.join("gone", one)
+    sync_all([one, other, gone])
+    put(one, "x", 1)
+    sync_all([one, other, gone])
+    late = world.join("late", one, "writer", history=False)
+    send(one, late)
+    sync_all([one, other, gone])
+    one.remove_member(gone.device.id)
+    put(gone, "y", "does not count")
+    gone.change_role(late.device.id, "reader")
+    send(one, other)
+    send(gone, other)
+    sync(one, other)
+    put(other, "z", "new")
+    sync(one, other)
+    one.change_role(late.device.id, "writer")
+    for db in (one, other):
+        sync(db, one)
+        assert not db.has_history(late.device.id)
+        assert not db.must_give(late.device.id, {writer: head.seq for writer, head in late.heads().items()})
+    put(late, "l", "written meanwhile")
+    sync_all([one, other, late])
+    assert_converged([one, other, late], ["t"])
+
+
+def test_who_was_removed_and_joins_once_more_does_not_read_what_was_written_meanwhile(world: World) -> None:
+    one, other = pair(world, *TABLE)
+    late = world.join("late", one, "writer", history=False)
+    send(one, late)
+    sync_all([one, other])
+    one.remove_member(late.device.id)
+    put(one, "x", "written meanwhile")
+    meanwhile = one.heads()[one.writer].seq
+    meet(one, other)
+    put(one, "x", "the present")
+    meet(one, other)
+    late.close()
+    late.path.unlink()
+    late = world.join("late", one, "writer", history=False)
+    send(one, late)
+    assert rows_of(late) == [("x", "the present")]
+    assert not holds(late, "written meanwhile")
+    with pytest.raises(EntryRefused, match="has no history"):
+        one.signed_entry(one.writer, meanwhile, to=late.device.id)
