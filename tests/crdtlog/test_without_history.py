@@ -120,6 +120,33 @@ def test_texts_go_along_without_what_was_deleted_from_them(world: World) -> None
     assert_converged([one, other, late], ["t"])
 
 
+def test_a_deleted_row_leaves_neither_conflicts_nor_texts_behind(world: World) -> None:
+    one, other = pair(world, *MERGING)
+    one.track("t", {"body": "text", "n": "counter", "doc": "json", "tags": "set"})
+    one.execute("INSERT INTO t VALUES ('x', 'a secret', 1, '[\"concealed\"]', '[\"private\"]', 'quiet')")
+    meet(one, other)
+    for db in (one, other):
+        db.execute(
+            "UPDATE t SET body = body || ?, n = n + 1, plain = ?",
+            (" sentence", f"confidential {db.device.name}"),
+        )
+        db.drain_all()
+    meet(one, other)
+    assert one.conflicts()
+    one.execute("DELETE FROM t")
+    meet(one, other)
+    late = world.join("late", one, history=False)
+    send(one, late)
+    for word in ("secret", "sentence", "concealed", "private", "quiet", "confidential"):
+        assert not holds(late, word), word
+    meet(one, late)
+    assert_converged([one, late], ["t"])
+    late.execute("INSERT INTO t VALUES ('x', 'anew', 5, '[]', '[]', 0)")
+    other.execute("INSERT INTO t VALUES ('x', 'anew, too', 7, '[]', '[]', 1)")
+    sync_all([one, other, late])
+    assert_converged([one, other, late], ["t"])
+
+
 def test_what_somebody_may_still_bring_back_goes_along(world: World) -> None:
     """A row that a device has not seen go is brought back by what that device has changed in it meanwhile."""
     one, other = pair(world, "CREATE TABLE t (id TEXT PRIMARY KEY, v, w)")
