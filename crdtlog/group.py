@@ -129,7 +129,7 @@ class Group:
                 content = graph.nodes[number].record.content
                 if isinstance(content, Add) and not content.history:
                     device = content.newcomer.device
-                    if self._is_followed(device, number):
+                    if self._was_let_in_whole(device, number):
                         continue
                     if graph.nodes[number].past & anew.get(device, 0) and self._belonged(device, number):
                         continue  # it goes on with the file that it has
@@ -146,13 +146,13 @@ class Group:
             if isinstance(content, (Add, Recover))
         }
 
-    def _is_followed(self, device: bytes, number: int) -> bool:
-        """Whether somebody let a device in with its history, who knew of that record."""
+    def _was_let_in_whole(self, device: bytes, number: int) -> bool:
+        """Whether a device was let in with its history, and not before that record: by one who knew of it, or apart."""
         nodes = self.graph.nodes
         return any(
             isinstance(content := nodes[later].record.content, Add)
             and content.history
-            and nodes[later].past >> number & 1
+            and not nodes[number].past >> later & 1
             for later in bits(self.graph.about[device] & self.graph.admissions)
         )
 

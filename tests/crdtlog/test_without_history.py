@@ -476,3 +476,19 @@ def test_who_was_removed_and_joins_once_more_does_not_read_what_was_written_mean
     assert not holds(late, "written meanwhile")
     with pytest.raises(EntryRefused, match="has no history"):
         one.signed_entry(one.writer, meanwhile, to=late.device.id)
+
+
+def test_of_two_admins_that_let_a_device_in_apart_the_one_who_gives_history_decides(world: World) -> None:
+    one, other = pair(world, *TABLE)
+    put(one, "x", 0)
+    put(one, "x", 1)
+    meet(one, other)
+    late = world.join("late", one)
+    other.add_member(newcomer_of(late.device, "admin"), history=False)
+    sync(one, other)
+    for db in (one, other):
+        assert db.has_history(late.device.id) and not db.must_give(late.device.id, {})
+    send(one, late)
+    sync_all([one, other, late])
+    assert late.verify().given == 0
+    assert_converged([one, other, late], ["t"])
