@@ -6,6 +6,7 @@ one entry (R3). A larger backlog is sorted by key once and becomes a group of en
 are its captures deleted, so that a crash in between repeats comparisons (which then find nothing) and loses nothing.
 """
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -30,6 +31,8 @@ MASS_DELETE_SHARE = 0.05
 _DELETE_CAPTURES = 20_000
 #: So often the lock is given back because cells changed while it was worked out how they merge.
 PATIENCE = 10
+#: Another process that has not moved for so long is not at it any more; so long passes before it is looked for again.
+_LEFT_ALONE_S, _MOMENT_S = 1.0, 0.005
 
 
 class Drained(NamedTuple):
@@ -141,19 +144,26 @@ def reconcile_all(state: State, drainer: "Drainer") -> None:
 
 
 class Drainer:
-    """Drains one file, remembering only an unfinished backlog between steps."""
+    """Drains one file, remembering only an unfinished backlog between steps.
+
+    Of two processes with backlogs of one file, each step of one undoes the other's: whoever finds that leaves the file
+    to the other for as long as that moves. Otherwise neither would come to its end while somebody writes without pause.
+    """
 
     def __init__(self, state: State) -> None:
         self._state = state
         self._backlog: Backlog | None = None
         self._force_backlog = False
+        #: how far another process with a backlog had come when it last moved, and when that was
+        self._theirs: tuple[object, int] | None = None
+        self._moved_at = 0.0
 
     def prepare(self, *, allow_mass_delete: bool = False) -> None:
         """Sort a large backlog, or a table to be reconciled, before the write lock is taken.
 
         Not under a schema that nobody has looked at yet: the transaction that follows checks it first.
         """
-        if self._backlog is not None or self._state.schema_changed():
+        if self._backlog is not None or self._state.schema_changed() or self._is_theirs():
             return
         connection = self._state.connection
         active = self._active()
@@ -167,6 +177,22 @@ class Drainer:
             )
             self._backlog = self._sort([tracked for tracked in active if tracked not in held])
             self._force_backlog = False
+
+    def _is_theirs(self) -> bool:
+        """Whether another process is at a backlog of this file; then a moment passes first."""
+        if self._theirs is None:
+            return False
+        reached, now = self._reached(), time.monotonic()
+        if reached != self._theirs:
+            self._theirs, self._moved_at = reached, now
+        elif now - self._moved_at > _LEFT_ALONE_S:
+            self._theirs = None
+            return False
+        time.sleep(_MOMENT_S)
+        return True
+
+    def _reached(self) -> tuple[object, int]:
+        return catalog.get_meta(self._state.connection, "drains"), self._state.writer.seq
 
     def _hold_mass_delete(self, tracked: Tracked) -> bool:
         """Absence is weak evidence: a reconcile that would delete much waits for a person (R2)."""
@@ -212,6 +238,8 @@ class Drainer:
             # Another process drained meanwhile, so that capture numbers may have been used anew, or a step of ours was
             # undone although its rows count as done. Begin again: the captures are still there, and rows that equal
             # their documents are passed over.
+            if backlog.undone == self._state.undone:
+                self._theirs, self._moved_at = self._reached(), time.monotonic()
             self._backlog = backlog = None
         if backlog is None:
             drained = self._direct_step(forced)
